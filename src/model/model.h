@@ -1,0 +1,92 @@
+// Model: the forward pass, block by block, from a mapped checkpoint. Only what is being computed is
+// in memory: a block's weights are loaded, used on a batch of windows and dropped, so that a model
+// far larger than memory runs. fp32.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "formats/checkpoint.h"
+#include "kernels/dequant_matmul.h"
+#include "src/model/config.h"
+#include "src/model/layout.h"
+#include "src/tensor/matrix.h"
+
+namespace nibble {
+
+// A linear layer ready to run: dense or packed weights, and its bias.
+struct Linear {
+  Matrix dense;                          // [N, K], empty when packed
+  std::unique_ptr<PackedLinear> packed;  // null when dense
+  Vector bias;                           // [N], or empty
+  std::vector<Role> roles;
+  int64_t N = 0;
+  int64_t K = 0;
+};
+
+struct NormWeights {
+  Vector weight;  // [n], empty: no norm
+  Vector bias;    // [n], or empty
+};
+
+struct Block {
+  NormWeights attention_norm, mlp_norm, query_norm, key_norm;
+  std::vector<Linear> attention;  // q, k, v in any stacking
+  Linear attention_output;
+  std::vector<Linear> mlp;  // gate and up, or up
+  Linear down;
+};
+
+// Keys and values of one block for one sequence, for generation.
+struct KeyValueCache {
+  Matrix keys;    // [context, key_value_heads * head_size], rotary embedding applied
+  Matrix values;  // same shape
+  int64_t tokens = 0;
+};
+
+// Rows of x are tokens: windows one after another, each of `window` tokens that attend only to
+// earlier ones of the same window; positions start at 0 in each.
+struct Batch {
+  int64_t windows = 1;
+  int64_t window = 0;  // tokens
+};
+
+class Model {
+ public:
+  explicit Model(std::shared_ptr<const Checkpoint> checkpoint);
+
+  const Config& config() const { return layout_.config; }
+  const ModelLayout& layout() const { return layout_; }
+  const Checkpoint& checkpoint() const { return *checkpoint_; }
+
+  // Token (and learned position) embeddings, ids [windows * window] -> [T, hidden_size].
+  // first_position: of the first token of each window.
+  Matrix embed(std::span<const int32_t> ids, const Batch& batch, int64_t first_position = 0) const;
+  Block load_block(int64_t index) const;
+  // x [T, hidden_size] -> the next block's input, in place.
+  void forward(const Block& block, const Batch& batch, Matrix& x) const;
+  // One sequence continued: x [tokens, hidden_size] are the tokens after those in the cache.
+  void forward(const Block& block, KeyValueCache& cache, Matrix& x) const;
+
+  // The final norm and the output head.
+  struct Head {
+    NormWeights norm;
+    Linear linear;
+  };
+  Head load_head() const;
+  // Logits of some rows of the last block's output: x [rows, hidden_size] -> [rows, vocabulary].
+  Matrix logits(const Head& head, ConstMatrixRef x) const;
+  // -log p(target) of every row, in nats, logits never whole: x [T, hidden_size], targets [T], a
+  // target < 0 is skipped and its result is 0.
+  std::vector<double> cross_entropy(const Head& head, const Matrix& x,
+                                    std::span<const int32_t> targets) const;
+
+ private:
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  ModelLayout layout_;
+};
+
+}  // namespace nibble

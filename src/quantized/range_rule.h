@@ -1,0 +1,48 @@
+// Range rules: from the weights of one block to its scale and zero point, before any search. Ours
+// is stated once, in the row "nibble"; rows with the peers' rules exist to be compared with.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+
+namespace nibble {
+
+// fit: weights of one block -> parameters in float, not yet rounded to their stored types.
+struct RangeRule {
+  std::string_view name;
+  std::string_view summary;
+  std::string_view source;  // paper or program whose rule it is
+  BlockParameters (*fit)(std::span<const float> weights, const Grid& grid, bool symmetric);
+};
+
+// "nibble" first (the default): symmetric s = absmax * 2 / (2^b - 1), zero 0; asymmetric
+// lo = min(w, 0), hi = max(w, 0), s = (hi - lo) / (2^b - 1), z = clamp(rne(-lo / s), 0, 2^b - 1)
+// with the STORED s; an all-zero block has s = 1. Then "gptq", "awq" (also its absmax / 7), "q4_0".
+std::span<const RangeRule> range_rules();
+// Throws Error with the nearest name.
+const RangeRule& range_rule(const std::string& name);
+
+// What rounding scales to their stored type did, summed over a layer.
+struct ScaleRounding {
+  int64_t raised_to_smallest = 0;  // would have rounded to zero: took the smallest positive value
+};
+
+// Fits every block of W, rounds the scales to their stored type FIRST, then computes zero points
+// with the stored scale. Returns a QuantizedLinear whose codes are not chosen yet. Throws
+// Error(where, ...) naming the group for NaN or infinity in W and for a scale infinite in its
+// stored type. For integer grids without a second level; group_of_column as in QuantizedLinear.
+QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
+                               const std::vector<int32_t>& group_of_column,
+                               const std::string& where, ScaleRounding* rounding);
+
+// code = clamp(rne(w / s) + z) (nearest level for tables): fills q.codes with the nearest codes of
+// W [N, K].
+void round_to_nearest(ConstMatrixRef W, QuantizedLinear& q);
+
+}  // namespace nibble
