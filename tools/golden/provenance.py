@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -19,7 +20,8 @@ def provenance(*packages):
 
 
 def write_golden(name, content):
-    """tests/golden/NAME.json, one top-level key a line where it is short."""
+    """tests/golden/NAME.json, lists of plain values on one line."""
     path = ROOT / "tests" / "golden" / f"{name}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = re.sub(r"\[[^][{}]*\]", lambda m: re.sub(r"\s*\n\s*", " ", m[0]).replace("[ ", "[").replace(" ]", "]"), json.dumps(content, indent=1))
+    path.write_text(text + "\n", encoding="utf-8")
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
