@@ -1,0 +1,260 @@
+#include "src/pipeline/evaluate.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "src/model/model.h"
+#include "src/model/tokenizer.h"
+#include "src/pipeline/divergence.h"
+#include "src/pipeline/memory_meter.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+struct ProtocolRow {
+  Protocol protocol;
+  std::string_view name;
+};
+constexpr std::array<ProtocolRow, 2> kProtocols = {{
+    {Protocol::kHf, "hf"},
+    {Protocol::kLlamaCpp, "llama.cpp"},
+}};
+
+constexpr int64_t kDefaultSeqLen = 2048;
+// Tokens that go through the blocks together: enough that loading a block's weights is negligible
+// beside using them, few enough that the residual stream of a large model stays small (8192 x 8192
+// x 4 bytes).
+constexpr int64_t kBatchTokens = 8192;
+
+using Clock = std::chrono::steady_clock;
+
+// Sums of one quantity over scored tokens.
+struct Moments {
+  int64_t count = 0;
+  double sum = 0;
+  double squares = 0;
+
+  void add(double value) {
+    ++count;
+    sum += value;
+    squares += value * value;
+  }
+  double mean() const { return sum / static_cast<double>(count); }
+  double standard_error() const {
+    if (count < 2) return 0;
+    const auto n = static_cast<double>(count);
+    const double variance = std::max(0.0, squares / n - mean() * mean());
+    return std::sqrt(variance / (n - 1));
+  }
+};
+
+// One model on its way through a batch.
+class Stream {
+ public:
+  explicit Stream(std::shared_ptr<const Checkpoint> checkpoint)
+      : model_(std::move(checkpoint)), head_(model_.load_head()) {}
+
+  const Model& model() const { return model_; }
+  const Model::Head& head() const { return head_; }
+
+  // The last block's output for these windows.
+  Matrix run(std::span<const int32_t> ids, const Batch& batch) const {
+    Matrix x = model_.embed(ids, batch);
+    for (int64_t i = 0; i < model_.config().layers; ++i) {
+      model_.forward(model_.load_block(i), batch, x);
+    }
+    return x;
+  }
+
+ private:
+  Model model_;
+  Model::Head head_;
+};
+
+// The ids and targets of windows [first, first + count).
+struct WindowBatch {
+  Batch batch;
+  std::vector<int32_t> ids;
+  std::vector<int32_t> targets;  // -1: not scored
+};
+
+WindowBatch take(const std::vector<int32_t>& stream, const Windows& windows, int64_t first,
+                 int64_t count, std::optional<int32_t> bos) {
+  WindowBatch result;
+  result.batch = {.windows = count, .window = windows.seq_len};
+  for (int64_t w = first; w < first + count; ++w) {
+    const auto begin = stream.begin() + windows.starts[static_cast<size_t>(w)];
+    const size_t offset = result.ids.size();
+    result.ids.insert(result.ids.end(), begin, begin + windows.seq_len);
+    result.targets.insert(result.targets.end(), static_cast<size_t>(windows.seq_len), -1);
+    for (int64_t t = windows.first_target[static_cast<size_t>(w)]; t < windows.last_target; ++t) {
+      result.targets[offset + static_cast<size_t>(t) - 1] = *(begin + t);
+    }
+    if (windows.bos_first && bos) result.ids[offset] = *bos;
+  }
+  return result;
+}
+
+int64_t resolve_seq_len(const EvaluateOptions& options, const Config& config) {
+  if (options.seq_len == 0) return std::min(kDefaultSeqLen, config.context);
+  if (options.seq_len > config.context) {
+    throw Error("--seq-len", std::to_string(options.seq_len) + " tokens, the model's context has " +
+                                 std::to_string(config.context));
+  }
+  return options.seq_len;
+}
+
+void check_vocabularies(const Config& config, const Config& reference) {
+  if (config.vocabulary_size == reference.vocabulary_size) return;
+  throw Error("--reference", "the vocabularies differ: " + std::to_string(config.vocabulary_size) +
+                                 " ids, the reference has " +
+                                 std::to_string(reference.vocabulary_size));
+}
+
+struct TokenStream {
+  std::vector<int32_t> ids;
+  std::optional<int32_t> bos;
+  bool adds_bos = false;
+};
+
+TokenStream read_stream(const EvaluateOptions& options, const Checkpoint& checkpoint,
+                        const Config& config) {
+  const Dataset dataset = read_dataset(options.dataset, options.dataset_options);
+  TokenStream stream;
+  if (dataset.ids.empty()) {
+    const Tokenizer tokenizer = Tokenizer::open(checkpoint.folder());
+    stream.ids = token_stream(dataset, &tokenizer, config.vocabulary_size);
+    stream.bos = tokenizer.bos();
+    stream.adds_bos = tokenizer.adds_bos();
+  } else {
+    stream.ids = token_stream(dataset, nullptr, config.vocabulary_size);
+  }
+  if (options.limit > 0 && options.limit < static_cast<int64_t>(stream.ids.size())) {
+    stream.ids.resize(static_cast<size_t>(options.limit));
+  }
+  return stream;
+}
+
+int64_t stride_of(const EvaluateOptions& options, int64_t seq_len) {
+  if (options.stride == 0) return seq_len;
+  if (options.protocol == Protocol::kHf && options.stride > 0 && options.stride <= seq_len) {
+    return options.stride;
+  }
+  throw Error("--stride", std::to_string(options.stride) +
+                              " is not usable: 1 to the window's length, with --protocol hf");
+}
+
+void score(const Stream& stream, const WindowBatch& windows, const Matrix& x, Moments& nll) {
+  const std::vector<double> losses =
+      stream.model().cross_entropy(stream.head(), x, windows.targets);
+  for (size_t i = 0; i < losses.size(); ++i) {
+    if (windows.targets[i] >= 0) nll.add(losses[i]);
+  }
+}
+
+void check_finite(double nll, const Checkpoint& checkpoint) {
+  if (std::isfinite(nll)) return;
+  throw Error(checkpoint.folder().string(), "the loss is not a number",
+              "NaN or infinity in the weights or activations");
+}
+
+}  // namespace
+
+std::string_view protocol_name(Protocol protocol) {
+  return kProtocols[static_cast<size_t>(protocol)].name;
+}
+
+Protocol protocol_from_name(const std::string& name) {
+  for (const ProtocolRow& row : kProtocols) {
+    if (row.name == name) return row.protocol;
+  }
+  throw Error("--protocol", "unknown protocol '" + name + "'", "known: hf, llama.cpp");
+}
+
+Windows make_windows(Protocol protocol, int64_t ids, int64_t seq_len, int64_t stride,
+                     bool bos_first) {
+  Windows windows;
+  windows.seq_len = seq_len;
+  windows.last_target = seq_len;
+  windows.bos_first = protocol == Protocol::kLlamaCpp && bos_first;
+  for (int64_t start = 0; start + seq_len <= ids; start += stride) {
+    // Overlapping windows score only what no earlier window scored.
+    const int64_t fresh = start == 0 || stride == seq_len ? 1 : seq_len - stride;
+    windows.starts.push_back(start);
+    windows.first_target.push_back(protocol == Protocol::kLlamaCpp ? seq_len / 2 + 1 : fresh);
+  }
+  if (windows.starts.empty() || seq_len < 2) {
+    throw Error(
+        "dataset",
+        std::to_string(ids) + " tokens, shorter than one window of " + std::to_string(seq_len),
+        "a longer text or a smaller --seq-len");
+  }
+  return windows;
+}
+
+EvaluateResult evaluate(std::shared_ptr<const Checkpoint> checkpoint,
+                        std::shared_ptr<const Checkpoint> reference, const EvaluateOptions& options,
+                        const Progress& progress) {
+  MemoryMeter memory;
+  const Stream stream(checkpoint);
+  std::optional<Stream> reference_stream;
+  if (reference) {
+    reference_stream.emplace(reference);
+    check_vocabularies(stream.model().config(), reference_stream->model().config());
+  }
+  const TokenStream text = read_stream(options, *checkpoint, stream.model().config());
+  const int64_t seq_len = resolve_seq_len(options, stream.model().config());
+  const Windows windows = make_windows(options.protocol, static_cast<int64_t>(text.ids.size()),
+                                       seq_len, stride_of(options, seq_len), text.adds_bos);
+
+  const auto start = Clock::now();
+  const auto total = static_cast<int64_t>(windows.starts.size());
+  const int64_t per_batch = std::max<int64_t>(1, kBatchTokens / seq_len);
+  Moments nll;
+  DivergenceSums divergence;
+  for (int64_t first = 0; first < total; first += per_batch) {
+    const WindowBatch batch =
+        take(text.ids, windows, first, std::min(per_batch, total - first), text.bos);
+    const Matrix x = stream.run(batch.ids, batch.batch);
+    if (reference_stream) {
+      const Matrix reference_x = reference_stream->run(batch.ids, batch.batch);
+      const std::vector<TokenDivergence> tokens =
+          compare_logits(stream.model(), stream.head(), x, reference_stream->model(),
+                         reference_stream->head(), reference_x, batch.targets);
+      for (const TokenDivergence& token : tokens) {
+        nll.add(token.nll);
+        divergence.add(token);
+      }
+    } else {
+      score(stream, batch, x, nll);
+    }
+    if (progress) {
+      const int64_t done = std::min(first + per_batch, total);
+      progress({"evaluating", done * seq_len, total * seq_len, "tokens", ""});
+    }
+  }
+
+  EvaluateResult result;
+  result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  result.seq_len = seq_len;
+  result.windows = total;
+  result.tokens = nll.count;
+  result.nll = nll.mean();
+  check_finite(result.nll, *checkpoint);
+  result.perplexity = std::exp(result.nll);
+  result.perplexity_stderr = result.perplexity * nll.standard_error();
+  if (reference_stream) {
+    EvaluateResult::Comparison comparison = divergence.summary();
+    check_finite(comparison.reference_nll, *reference);
+    result.comparison = comparison;
+  }
+  result.peak_ram_bytes = memory.peak_bytes();
+  return result;
+}
+
+}  // namespace nibble

@@ -1,0 +1,30 @@
+// export: the same codes in another format, bit for bit, or the reason why that is not exact.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "formats/checkpoint.h"
+#include "src/pipeline/quantize.h"
+
+namespace nibble {
+
+struct ExportOptions {
+  std::string format;
+  std::optional<Dtype> dtype;  // dense: of what is multiplied out; none: the model's
+  OutputOptions output;
+};
+
+struct ExportReport {
+  int64_t modules = 0;
+  int64_t bytes_in = 0;
+  int64_t bytes_out = 0;
+  double seconds = 0;
+};
+
+// Throws Error naming the first module that the format cannot hold exactly.
+ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
+                               const ExportOptions& options, const Progress& progress);
+
+}  // namespace nibble

@@ -1,0 +1,13 @@
+// inspect: what is in a checkpoint, without touching its weights.
+#pragma once
+
+#include "formats/checkpoint.h"
+#include "formats/json.h"
+
+namespace nibble {
+
+// The object of `nibble inspect --json`: architecture, parameters, bytes, quantization, tensors.
+// parameters counts weights of the model: quantized layers as N * K, tied embeddings once.
+Json inspect(const Checkpoint& checkpoint);
+
+}  // namespace nibble

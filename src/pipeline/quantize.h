@@ -1,0 +1,42 @@
+// quantize: runs a Plan block by block and writes the result, then re-opens what was written and
+// compares it with what was meant before it gets its final name.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "src/pipeline/plan.h"
+#include "src/pipeline/progress.h"
+
+namespace nibble {
+
+struct OutputOptions {
+  std::filesystem::path folder;
+  int64_t shard_bytes = 5'000'000'000;
+  bool force = false;  // replaces an existing folder
+};
+
+struct ModuleReport {
+  std::string name;
+  int64_t N = 0;
+  int64_t K = 0;
+  std::string scheme;
+  double weight_error = 0;  // relative Frobenius norm of W - dequantize(q)
+  double seconds = 0;
+  std::string note;
+};
+
+struct QuantizeReport {
+  std::vector<ModuleReport> modules;
+  std::vector<std::string> warnings;
+  int64_t bytes_out = 0;  // of all files
+  int64_t peak_ram_bytes = 0;
+  double seconds = 0;
+};
+
+// Throws Error; nothing is left under the output's name then.
+QuantizeReport quantize(const Plan& plan, const OutputOptions& output, const Progress& progress);
+
+}  // namespace nibble

@@ -1,0 +1,197 @@
+#include "src/pipeline/write_model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "formats/checkpoint_writer.h"
+#include "src/pipeline/fingerprint.h"
+#include "src/tensor/convert.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kConvertElements = int64_t{1} << 22;  // at a time: 16 MiB of floats
+
+// A tensor in another float type; what is too large for it is an Error with its place.
+Tensor converted(const Tensor& source, const TensorInfo& target, int64_t& flushed) {
+  Tensor result = Tensor::allocate(target.dtype, target.shape);
+  const int64_t count = source.elements();
+  const int64_t in_bytes = dtype_bits(source.dtype()) / 8;
+  const int64_t out_bytes = dtype_bits(target.dtype) / 8;
+  std::vector<float> values;
+  for (int64_t first = 0; first < count; first += kConvertElements) {
+    const int64_t n = std::min(kConvertElements, count - first);
+    values.resize(static_cast<size_t>(n));
+    const auto part = source.bytes().subspan(first * in_bytes, n * in_bytes);
+    to_float({source.dtype(), {n}, part, Device::kCpu}, values);
+    const RoundingLoss loss = from_float(
+        values, target.dtype, result.mutable_bytes().subspan(first * out_bytes, n * out_bytes));
+    if (loss.overflowed > 0) {
+      throw Error("tensor '" + target.name + "'",
+                  "element " + std::to_string(first + loss.first_overflow) + " = " +
+                      std::to_string(values[static_cast<size_t>(loss.first_overflow)]) +
+                      " does not fit in " + std::string(dtype_name(target.dtype)),
+                  "try --dtype bf16 or f32");
+    }
+    flushed += loss.flushed;
+  }
+  return result;
+}
+
+// Writes one model, remembers hashes of all it wrote, and compares them with what it reads back.
+class Run {
+ public:
+  Run(const ModelOutput& output, const OutputOptions& options, const Progress& progress)
+      : output_(output),
+        progress_(progress),
+        writer_(options.folder, {.shard_bytes = options.shard_bytes, .replace = options.force}) {
+    for (TensorInfo& tensor : output_tensors(output.format, output.modules, output.tensors)) {
+      total_bytes_ += byte_count(tensor.dtype, tensor.shape);
+      writer_.declare(std::move(tensor));
+    }
+    writer_.plan();
+  }
+
+  WrittenModel write(const std::string& stage, const MakeLayer& make_layer) {
+    stage_ = stage;
+    for (const PlannedTensor& tensor : output_.tensors) write_tensor(tensor);
+    for (const PlannedModule& module : output_.modules) {
+      if (module.target.scheme) write_layer(module, make_layer(module));
+    }
+    write_side_files();
+    verify();
+    return {.bytes = writer_.finish(), .flushed = flushed_};
+  }
+
+ private:
+  void report(int64_t bytes, const std::string& detail) {
+    done_bytes_ += bytes;
+    if (progress_) progress_({stage_, done_bytes_, total_bytes_, "bytes", detail});
+  }
+
+  void write_tensor(const PlannedTensor& planned) {
+    const Tensor source = output_.source.tensor(planned.source);
+    if (source.dtype() == planned.written.dtype) {
+      writer_.write(planned.written.name, source.bytes());
+    } else {
+      const Tensor result = converted(source, planned.written, flushed_);
+      hashes_[planned.written.name] = hash_of(result.bytes());
+      writer_.write(planned.written.name, result.bytes());
+    }
+    output_.source.release(planned.source);
+    report(byte_count(planned.written.dtype, planned.written.shape), planned.written.name);
+  }
+
+  void write_layer(const PlannedModule& module, const QuantizedLinear& q) {
+    const bool dense = is_dense();
+    if (!dense) hashes_[module.target.name] = hash_of(q);
+    int64_t bytes = 0;
+    for (const NamedTensor& part : output_.format.encode(module.target, q)) {
+      if (dense) hashes_[part.name] = hash_of(part.tensor.bytes());
+      writer_.write(part.name, part.tensor.bytes());
+      bytes += static_cast<int64_t>(part.tensor.bytes().size());
+    }
+    report(bytes, module.target.name);
+  }
+
+  // A format without a configuration of its own leaves plain tensors.
+  bool is_dense() const { return !output_.config.contains("quantization_config"); }
+
+  void write_side_files() {
+    writer_.write_json("config.json", output_.config);
+    writer_.write_json("nibble.json", output_.manifest);
+    if (!is_dense() && !output_.format.config_file.empty()) {
+      writer_.write_json(std::string(output_.format.config_file),
+                         output_.config.at("quantization_config"));
+    }
+    for (const std::filesystem::path& file : output_.source.side_files()) {
+      if (file.filename() != "nibble.json") writer_.copy_file(file);
+    }
+  }
+
+  void verify() {
+    stage_ = "verifying";
+    done_bytes_ = 0;
+    const Checkpoint written = Checkpoint::open(writer_.temporary_folder());
+    const ModelLayout layout = read_layout(written);
+    for (const PlannedTensor& tensor : output_.tensors) verify_tensor(written, tensor);
+    std::map<std::string, const LinearModule*> modules;
+    for (const LinearModule& module : layout.linears) modules[module.name] = &module;
+    for (const PlannedModule& module : output_.modules) {
+      if (module.target.scheme) verify_layer(written, layout, modules, module);
+    }
+  }
+
+  [[noreturn]] void differs(const std::string& name, const std::string& what) const {
+    throw Error("verify: " + name, what + " read back from the output differs from what was meant",
+                "a broken disk or a bug; nothing was kept");
+  }
+
+  void verify_tensor(const Checkpoint& written, const PlannedTensor& planned) {
+    const Tensor got = written.tensor(planned.written.name);
+    const auto hash = hashes_.find(planned.written.name);
+    const Tensor source = output_.source.tensor(planned.source);
+    const bool same =
+        got.dtype() == planned.written.dtype && got.shape() == planned.written.shape &&
+        (hash != hashes_.end() ? hash_of(got.bytes()) == hash->second
+                               : got.bytes().size() == source.bytes().size() &&
+                                     std::memcmp(got.bytes().data(), source.bytes().data(),
+                                                 source.bytes().size()) == 0);
+    if (!same) differs("tensor '" + planned.written.name + "'", "the tensor");
+    output_.source.release(planned.source);
+    written.release(planned.written.name);
+    report(static_cast<int64_t>(got.bytes().size()), planned.written.name);
+  }
+
+  void verify_layer(const Checkpoint& written, const ModelLayout& layout,
+                    const std::map<std::string, const LinearModule*>& modules,
+                    const PlannedModule& planned) {
+    const std::string& name = planned.target.name;
+    int64_t bytes = 0;
+    for (const TensorInfo& part : output_.format.layout(planned.target)) {
+      bytes += byte_count(part.dtype, part.shape);
+      if (is_dense() && hash_of(written.tensor(part.name).bytes()) != hashes_.at(part.name)) {
+        differs("tensor '" + part.name + "'", "the tensor");
+      }
+    }
+    if (!is_dense()) {
+      const auto module = modules.find(name);
+      if (module == modules.end() || module->second->quantized_tensors.empty() ||
+          layout.format == nullptr) {
+        differs("module '" + name + "'", "the model's configuration");
+      }
+      const QuantizedLinear q =
+          layout.format->decode(written, name, planned.target.N, planned.target.K);
+      if (hash_of(q) != hashes_.at(name)) differs("module '" + name + "'", "the layer");
+    }
+    report(bytes, name);
+  }
+
+  const ModelOutput& output_;
+  const Progress& progress_;
+  CheckpointWriter writer_;
+  std::string stage_;
+  std::map<std::string, Hash128> hashes_;
+  int64_t flushed_ = 0;
+  int64_t done_bytes_ = 0;
+  int64_t total_bytes_ = 0;
+};
+
+}  // namespace
+
+std::vector<FormatModule> format_modules(const std::vector<PlannedModule>& modules) {
+  std::vector<FormatModule> result;
+  for (const PlannedModule& module : modules) result.push_back(module.target);
+  return result;
+}
+
+WrittenModel write_model(const ModelOutput& output, const OutputOptions& options,
+                         const std::string& stage, const MakeLayer& make_layer,
+                         const Progress& progress) {
+  return Run(output, options, progress).write(stage, make_layer);
+}
+
+}  // namespace nibble
