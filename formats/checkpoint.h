@@ -25,10 +25,11 @@ class SafetensorsFile;
 
 class Checkpoint {
  public:
-  // folder: config.json and model.safetensors, or shards with model.safetensors.index.json; the
-  // safetensors file itself is accepted too. Throws Error for whatever formats/safetensors.h
-  // refuses, for an index that disagrees with its shards in either direction, for a missing shard,
-  // a name in two shards, a path that leaves the folder, and for two weight files that compete.
+  // folder: config.json and model.safetensors, or shards with model.safetensors.index.json; a
+  // safetensors file itself is accepted too: then config.json beside it is optional. Throws Error
+  // for whatever formats/safetensors.h refuses, for an index that disagrees with its shards in
+  // either direction, for a missing shard, a name in two shards, a path that leaves the folder, and
+  // for two weight files that compete.
   static Checkpoint open(const std::filesystem::path& folder);
 
   const std::filesystem::path& folder() const { return folder_; }
@@ -55,6 +56,8 @@ class Checkpoint {
   int64_t bytes() const;  // of all tensors
 
  private:
+  void add(std::shared_ptr<const SafetensorsFile> file);
+
   std::filesystem::path folder_;
   Json config_;
   Json quantization_config_;

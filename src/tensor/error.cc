@@ -11,6 +11,9 @@ namespace {
 std::string message(const std::string& where, const std::string& problem, const std::string& hint) {
   std::string text = where.empty() ? problem : where + ": " + problem;
   if (!hint.empty()) text += " (" + hint + ")";
+  // Names come from files: one line, and nothing that a terminal would obey.
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return (c >= 0 && c < ' ') || c == 127; }, '?');
   return text;
 }
 

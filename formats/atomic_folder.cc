@@ -1,0 +1,188 @@
+#include "formats/atomic_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Of errno.
+[[noreturn]] void refuse(const fs::path& path, const std::string& what) {
+  throw Error(path.string(), what + ": " + std::strerror(errno));
+}
+
+// Space that a file system without preallocation can be asked about, but not made to keep.
+void check_space(const fs::path& file, int64_t bytes) {
+  std::error_code error;
+  const fs::space_info space = fs::space(file.parent_path(), error);
+  if (error || space.available >= static_cast<uintmax_t>(bytes)) return;
+  throw Error(file.string(), std::to_string(bytes) + " bytes are needed, the disk has " +
+                                 std::to_string(space.available));
+}
+
+void sync_folder(const fs::path& folder) {
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) refuse(folder, "cannot be opened");
+  const int result = ::fsync(descriptor);
+  ::close(descriptor);
+  if (result != 0) refuse(folder, "cannot be synced");
+}
+
+// Without symbolic links, so that the folder a link names is replaced and not the link.
+fs::path resolve(const fs::path& target) {
+  fs::path resolved = fs::weakly_canonical(fs::absolute(target)).lexically_normal();
+  if (!resolved.has_filename()) resolved = resolved.parent_path();
+  return resolved;
+}
+
+bool looks_like_a_model(const fs::path& folder) {
+  return std::any_of(fs::directory_iterator(folder), fs::directory_iterator(),
+                     [](const fs::directory_entry& entry) {
+                       return entry.path().filename() == "config.json" ||
+                              entry.path().extension() == ".safetensors";
+                     });
+}
+
+void check_target(const fs::path& target, bool replace) {
+  if (!fs::is_directory(target.parent_path())) {
+    throw Error(target.string(), "its parent folder does not exist", "create it first");
+  }
+  if (!fs::exists(fs::symlink_status(target))) return;
+  if (!fs::is_directory(target)) throw Error(target.string(), "exists and is not a folder");
+  if (fs::is_empty(target)) return;
+  if (!replace) throw Error(target.string(), "exists already", "use --force to replace it");
+  if (!looks_like_a_model(target)) {
+    throw Error(target.string(), "exists and holds no config.json and no safetensors file",
+                "not replaced, as it does not look like a model; remove it first");
+  }
+}
+
+}  // namespace
+
+OutputFile::OutputFile(fs::path file)
+    : path_(std::move(file)),
+      descriptor_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+  if (descriptor_ < 0) refuse(path_, "cannot be created");
+}
+
+OutputFile::~OutputFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+OutputFile::OutputFile(OutputFile&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+void OutputFile::reserve(int64_t bytes) {
+  // fallocate, not posix_fallocate: where the file system cannot, that one writes every block.
+  if (bytes == 0 || ::fallocate(descriptor_, 0, 0, bytes) == 0) return;
+  if (errno != EOPNOTSUPP) {
+    const int reason = errno;
+    check_space(path_, bytes);
+    errno = reason;
+    refuse(path_, "cannot reserve " + std::to_string(bytes) + " bytes");
+  }
+  check_space(path_, bytes);
+  if (::ftruncate(descriptor_, bytes) != 0) {
+    refuse(path_, "cannot be made " + std::to_string(bytes) + " bytes long");
+  }
+}
+
+void OutputFile::write_at(int64_t offset, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) refuse(path_, "cannot be written at byte " + std::to_string(offset));
+    bytes.remove_prefix(static_cast<size_t>(written));
+    offset += written;
+  }
+}
+
+void OutputFile::sync() {
+  if (::fsync(descriptor_) != 0) refuse(path_, "cannot be synced");
+}
+
+AtomicFolder::AtomicFolder(const fs::path& target, bool replace)
+    : target_(resolve(target)), replace_(replace) {
+  check_target(target_, replace_);
+  path_ = target_;
+  path_ += ".partial-" + std::to_string(::getpid());
+  create();
+}
+
+AtomicFolder::~AtomicFolder() { abandon(); }
+
+// A process that died leaves its folder behind, unlocked; another may get its number.
+void AtomicFolder::create() {
+  const bool is_new = ::mkdir(path_.c_str(), 0777) == 0;
+  if (!is_new && errno != EEXIST) refuse(path_, "cannot be created");
+  lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ < 0) refuse(path_, "cannot be opened");
+  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    const int reason = errno;
+    ::close(lock_);
+    lock_ = -1;
+    // Some network file systems have no locks; a folder just made is ours without one.
+    if (!is_new) throw Error(path_.string(), "in use by another process", std::strerror(reason));
+  }
+  open_ = true;
+  if (!is_new) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(path_)) {
+      fs::remove_all(entry.path());
+    }
+  }
+}
+
+void AtomicFolder::commit() {
+  sync_folder(path_);
+  check_target(target_, replace_);
+  const bool exists = fs::exists(target_);
+  if (!exists || fs::is_empty(target_)) {
+    if (::rename(path_.c_str(), target_.c_str()) != 0) refuse(target_, "cannot be created");
+    open_ = false;
+  } else if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) !=
+             0) {
+    if (errno != EINVAL && errno != ENOSYS) refuse(target_, "cannot be replaced");
+    // The file system cannot exchange: for a moment there is no target.
+    fs::path old = target_;
+    old += ".replaced-" + std::to_string(::getpid());
+    if (::rename(target_.c_str(), old.c_str()) != 0) refuse(target_, "cannot be replaced");
+    if (::rename(path_.c_str(), target_.c_str()) != 0) {
+      const int reason = errno;
+      ::rename(old.c_str(), target_.c_str());
+      errno = reason;
+      refuse(target_, "cannot be replaced");
+    }
+    path_ = old;
+  }
+  sync_folder(target_.parent_path());
+  abandon();  // what is at path_ now is the old folder
+}
+
+void AtomicFolder::abandon() noexcept {
+  std::error_code ignored;
+  if (open_) fs::remove_all(path_, ignored);
+  open_ = false;
+  if (lock_ >= 0) ::close(lock_);
+  lock_ = -1;
+}
+
+}  // namespace nibble

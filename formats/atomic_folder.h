@@ -1,0 +1,64 @@
+// AtomicFolder: a folder that appears under its name whole, or not at all. Owns a temporary folder
+// beside the target, "<name>.partial-<pid>", which commit renames and the destructor removes.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace nibble {
+
+// Owns a file descriptor opened for writing.
+class OutputFile {
+ public:
+  OutputFile() = default;
+  // Creates the file or empties it. Throws Error.
+  explicit OutputFile(std::filesystem::path file);
+  ~OutputFile();
+  OutputFile(OutputFile&& other) noexcept;
+  OutputFile& operator=(OutputFile&& other) noexcept;
+
+  const std::filesystem::path& path() const { return path_; }
+  // Makes the file this long, with the disk space for it. Throws Error that says how much is
+  // missing.
+  void reserve(int64_t bytes);
+  // Throws Error when the disk refuses. Thread-safe for ranges that do not overlap.
+  void write_at(int64_t offset, std::string_view bytes);
+  // Waits until the bytes are on the disk. Throws Error.
+  void sync();
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+class AtomicFolder {
+ public:
+  // Throws Error when the target exists (an empty folder is allowed) and is not to be replaced,
+  // when it is to be replaced but does not look like a model's folder, and when its parent cannot
+  // be written. A temporary folder of this name that no process uses any more is removed.
+  AtomicFolder(const std::filesystem::path& target, bool replace);
+  ~AtomicFolder();
+  AtomicFolder(const AtomicFolder&) = delete;
+  AtomicFolder& operator=(const AtomicFolder&) = delete;
+
+  const std::filesystem::path& target() const { return target_; }
+  // Where the files are until commit.
+  const std::filesystem::path& path() const { return path_; }
+
+  // The files must be on the disk. Exchanges the folder with the target in one step where the file
+  // system can, and then removes the old one. Throws Error; the target is then as it was.
+  void commit();
+  void abandon() noexcept;
+
+ private:
+  void create();
+
+  std::filesystem::path target_;
+  std::filesystem::path path_;
+  bool replace_;
+  bool open_ = false;  // path_ is ours
+  int lock_ = -1;      // descriptor of path_, locked while in use
+};
+
+}  // namespace nibble
