@@ -13,12 +13,28 @@
 
 namespace nibble {
 
-// fit: weights of one block -> parameters in float, not yet rounded to their stored types.
+// Of the weights of a block; meaningless unless finite.
+struct Extremes {
+  float smallest = 0.f;
+  float largest = 0.f;
+  bool finite = true;
+};
+
 struct RangeRule {
   std::string_view name;
   std::string_view summary;
   std::string_view source;  // paper or program whose rule it is
-  BlockParameters (*fit)(std::span<const float> weights, const Grid& grid, bool symmetric);
+  // Weights of one block and their extremes -> scale and (asymmetric) minimum in float, not yet
+  // rounded to their stored types.
+  BlockParameters (*fit)(std::span<const float> weights, const Extremes& extremes, const Grid& grid,
+                         bool symmetric);
+  // Asymmetric: minimum and the STORED scale -> zero point, before it is clamped to 0 .. 2^bits
+  // - 1.
+  float (*zero)(float minimum, float scale);
+  // Codes of a block, where the program does not round to nearest with the stored scale: from the
+  // scale as fitted. Null: code = clamp(rne(w / s) + z).
+  void (*codes)(std::span<const float> weights, float fitted_scale, const Grid& grid,
+                uint8_t* codes);
 };
 
 // "nibble" first (the default): symmetric s = absmax * 2 / (2^b - 1), zero 0; asymmetric

@@ -1,0 +1,1 @@
+#include "src/quantized/range_rule.h"

@@ -1,0 +1,67 @@
+// The inner loops of rounding and dequantization, one table of functions per instruction set, all
+// over a run of consecutive weights that share their parameters. Private: only src/quantized and
+// the test that compares the paths include it.
+//
+// All paths give the same bits; the scalar one is the specification.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "src/quantized/range_rule.h"
+
+namespace nibble {
+
+// Weight of a level.
+struct WeightRule {
+  float scale = 1.f;
+  float zero = 0.f;
+  float minimum = 0.f;
+  bool has_minimum = false;  // adding 0 would change the sign of -0
+};
+
+inline float weight(const WeightRule& rule, float level) {
+  const float product = (level - rule.zero) * rule.scale;
+  return rule.has_minimum ? product + rule.minimum : product;
+}
+
+// Levels of the codes, in memory for 256 floats; those beyond 2^bits are zero.
+struct Levels {
+  std::span<const float, 256> values;
+  int bits = 4;
+  bool consecutive = false;  // values[i] = values[0] + i, integers
+};
+
+// Integer codes of a block: code = clamp(rne(w / scale), first, first + last) - first, in float.
+// With zero point z and lowest level l, first = l - z; the weight read back is
+// (code + first) * scale. A NaN becomes code 0.
+struct RoundRule {
+  float scale = 1.f;
+  int first = 0;
+  int last = 15;  // 2^bits - 1
+};
+
+// Sums over a row of weights, element i of a run in lane i mod 16, so that all paths add in the
+// same order.
+struct RowSums {
+  std::array<double, 16> error{};   // (w - weight read back)^2
+  std::array<double, 16> square{};  // w^2
+};
+
+struct RoundPath {
+  const char* name;
+  Extremes (*extremes)(std::span<const float> weights);
+  void (*round)(std::span<const float> weights, RoundRule rule, uint8_t* codes, RowSums& sums);
+  void (*dequantize)(std::span<const uint8_t> codes, const Levels& levels, const WeightRule& rule,
+                     float* out);
+};
+
+extern const RoundPath kScalarRound;
+extern const RoundPath kAvx2Round;
+extern const RoundPath kAvx512Round;
+
+// Those that may run here, the fastest last.
+std::span<const RoundPath* const> round_paths();
+
+}  // namespace nibble

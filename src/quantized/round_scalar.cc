@@ -1,0 +1,55 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <span>
+
+#include "src/quantized/range_rule.h"
+#include "src/quantized/round_paths.h"
+#include "src/tensor/cpu_features.h"
+
+namespace nibble {
+namespace {
+
+Extremes extremes(std::span<const float> weights) {
+  Extremes found;
+  if (weights.empty()) return found;
+  found.smallest = found.largest = weights[0];
+  for (const float w : weights) {
+    if (!std::isfinite(w)) found.finite = false;
+    found.smallest = std::min(found.smallest, w);
+    found.largest = std::max(found.largest, w);
+  }
+  return found;
+}
+
+void round(std::span<const float> weights, RoundRule rule, uint8_t* codes, RowSums& sums) {
+  const auto low = static_cast<float>(rule.first);
+  const auto high = static_cast<float>(rule.first + rule.last);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const float w = weights[i];
+    float level = std::nearbyintf(w / rule.scale);
+    level = level > low ? level : low;
+    level = level < high ? level : high;
+    codes[i] = static_cast<uint8_t>(static_cast<int>(level) - rule.first);
+    const double difference = static_cast<double>(w) - static_cast<double>(level * rule.scale);
+    sums.error[i % 16] += difference * difference;
+    sums.square[i % 16] += static_cast<double>(w) * static_cast<double>(w);
+  }
+}
+
+void dequantize(std::span<const uint8_t> codes, const Levels& levels, const WeightRule& rule,
+                float* out) {
+  for (size_t i = 0; i < codes.size(); ++i) out[i] = weight(rule, levels.values[codes[i]]);
+}
+
+}  // namespace
+
+const RoundPath kScalarRound = {"scalar", extremes, round, dequantize};
+
+std::span<const RoundPath* const> round_paths() {
+  static const std::array<const RoundPath*, 1> all = {&kScalarRound};
+  return all;
+}
+
+}  // namespace nibble
