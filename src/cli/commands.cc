@@ -1,0 +1,22 @@
+#include <array>
+
+#include "src/cli/command.h"
+
+namespace nibble {
+namespace {
+
+constexpr std::array<Command, 6> kCommands = {{
+    {"quantize", "quantize a checkpoint", declare_quantize},
+    {"evaluate", "perplexity; with a reference also KL divergence and agreement", declare_evaluate},
+    {"export", "repack the same codes into another format, or say why that is not exact",
+     declare_export},
+    {"inspect", "what is in a checkpoint", declare_inspect},
+    {"generate", "continue a prompt", declare_generate},
+    {"list", "methods, solvers, formats, architectures", declare_list},
+}};
+
+}  // namespace
+
+std::span<const Command> commands() { return kCommands; }
+
+}  // namespace nibble
