@@ -1,0 +1,50 @@
+#include "tests/cli/program.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "tests/test_data.h"
+
+namespace nibble {
+namespace {
+
+// In the child: streams to files, then the program.
+[[noreturn]] void become_nibble(const std::vector<std::string>& arguments,
+                                const std::vector<std::string>& environment, const std::string& out,
+                                const std::string& err) {
+  for (const std::string& entry : environment) putenv(const_cast<char*>(entry.c_str()));
+  const int out_file = open(out.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+  const int err_file = open(err.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+  dup2(out_file, STDOUT_FILENO);
+  dup2(err_file, STDERR_FILENO);
+  std::vector<char*> argv = {const_cast<char*>("nibble")};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  execv(NIBBLE_PROGRAM, argv.data());
+  _exit(127);
+}
+
+}  // namespace
+
+ProgramResult run_nibble(const std::vector<std::string>& arguments,
+                         const std::vector<std::string>& environment) {
+  const TemporaryFolder folder;
+  const std::string out = folder.path() / "out";
+  const std::string err = folder.path() / "err";
+  const pid_t child = fork();
+  if (child < 0) throw std::runtime_error("fork failed");
+  if (child == 0) become_nibble(arguments, environment, out, err);
+  int status = 0;
+  waitpid(child, &status, 0);
+  ProgramResult result;
+  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  result.out = read_file(out);
+  result.err = read_file(err);
+  return result;
+}
+
+}  // namespace nibble

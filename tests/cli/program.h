@@ -1,0 +1,19 @@
+// Runs the real binary in tests and keeps what it printed.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace nibble {
+
+struct ProgramResult {
+  int status = -1;
+  std::string out;
+  std::string err;
+};
+
+// environment: "NAME=value" entries added to the test's own.
+ProgramResult run_nibble(const std::vector<std::string>& arguments,
+                         const std::vector<std::string>& environment = {});
+
+}  // namespace nibble
