@@ -1,0 +1,20 @@
+// Mistral (Jiang and others, 2023, arXiv 2310.06825): Llama without biases, with a sliding window.
+#include "src/architecture/rows.h"
+
+namespace nibble {
+namespace {
+
+constexpr auto kLinears = llama_linears(Bias::kNever, Bias::kNever, Bias::kNever);
+
+}  // namespace
+
+Architecture mistral() {
+  Architecture row = llama();
+  row.model_type = "mistral";
+  row.name = "MistralForCausalLM";
+  row.models = "Mistral 7B";
+  row.linears = kLinears;
+  return row;
+}
+
+}  // namespace nibble

@@ -1,0 +1,165 @@
+// The forward pass of a block. Tokens go through it in tiles of rows, each on one thread, so that a
+// tile's activations stay in that core's cache from norm to residual; attention, which crosses
+// rows, runs between. Few tokens are one tile, and then each step uses all threads by itself.
+#include <algorithm>
+#include <cassert>
+#include <functional>
+#include <string>
+
+#include "kernels/attention.h"
+#include "kernels/rope.h"
+#include "src/model/layers.h"
+#include "src/model/model.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kTileTokens = 256;
+// Tokens whose queries, keys and values are in memory together.
+constexpr int64_t kGroupTokens = 4096;
+
+// Columns of the queries, keys and values side by side.
+struct Projections {
+  explicit Projections(const Config& config)
+      : queries(config.heads * config.head_size), keys(config.key_value_heads * config.head_size) {}
+  int64_t queries;
+  int64_t keys;  // values have as many
+  int64_t columns() const { return queries + 2 * keys; }
+  int64_t first(Role role) const {
+    return role == Role::kQuery ? 0 : role == Role::kKey ? queries : queries + keys;
+  }
+};
+
+AttentionShape attention_shape(const Config& config) {
+  return {.heads = config.heads,
+          .key_value_heads = config.key_value_heads,
+          .head_size = config.head_size,
+          .sliding_window = config.sliding_window};
+}
+
+RopeTable rope_table_of(const Config& config, int64_t first_position, int64_t positions) {
+  if (config.architecture->positions != Positions::kRope) return {};
+  return rope_table(config.rope_frequencies(), first_position, positions);
+}
+
+// work(first row, rows) for every tile of T rows.
+void for_tiles(int64_t T, const std::function<void(int64_t, int64_t)>& work) {
+  if (T <= kTileTokens) return work(0, T);
+  const int64_t tiles = (T + kTileTokens - 1) / kTileTokens;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = tile * kTileTokens;
+    work(first, std::min(kTileTokens, T - first));
+  }
+}
+
+// One block on some tokens: x [T, hidden_size] of whole windows.
+class BlockPass {
+ public:
+  // table: a row per position, row 0 is that of each window's first token.
+  BlockPass(const Config& config, const Block& block, const RopeTable& table)
+      : config_(config), block_(block), table_(table), projections_(config) {}
+
+  // Norm, q, k, v and the rotation: x -> qkv [T, projections.columns()].
+  void project(ConstMatrixRef x, int64_t window, Matrix& qkv) const {
+    for_tiles(x.rows(), [&](int64_t first, int64_t rows) {
+      Matrix normed(rows, x.cols());
+      apply_norm(config_, block_.attention_norm, x.middleRows(first, rows), normed);
+      for (const Linear& linear : block_.attention) {
+        const int64_t column = projections_.first(linear.roles.front());
+        apply_linear(linear, normed, qkv.block(first, column, rows, linear.N));
+      }
+      auto queries = qkv.block(first, 0, rows, projections_.queries);
+      auto keys = qkv.block(first, projections_.queries, rows, projections_.keys);
+      apply_norm(config_, block_.query_norm, queries, queries);
+      apply_norm(config_, block_.key_norm, keys, keys);
+      if (table_.cosine.rows() != 0) rotate(first, window, qkv.middleRows(first, rows));
+    });
+  }
+
+  // x += the output layer of `attended`, then the MLP.
+  void finish(ConstMatrixRef attended, MatrixRef x) const {
+    for_tiles(x.rows(), [&](int64_t first, int64_t rows) {
+      auto tile = x.middleRows(first, rows);
+      add_linear(block_.attention_output, attended.middleRows(first, rows), tile);
+      Matrix normed(rows, x.cols());
+      apply_norm(config_, block_.mlp_norm, tile, normed);
+      add_mlp(normed, tile);
+    });
+  }
+
+ private:
+  // Queries and keys are side by side: one call turns both. rows of qkv begin at row `first`.
+  void rotate(int64_t first, int64_t window, MatrixRef rows) const {
+    for (int64_t done = 0; done < rows.rows();) {
+      const int64_t position = (first + done) % window;
+      const int64_t count = std::min(rows.rows() - done, window - position);
+      rope(table_, position, rows.block(done, 0, count, projections_.queries + projections_.keys));
+      done += count;
+    }
+  }
+
+  void add_mlp(ConstMatrixRef normed, MatrixRef x) const {
+    const int64_t n = config_.intermediate_size;
+    int64_t outputs = 0;
+    for (const Linear& linear : block_.mlp) outputs += linear.N;
+    Matrix hidden(normed.rows(), outputs);  // gate, if any, and up
+    for (const Linear& linear : block_.mlp) {
+      const int64_t column = linear.roles.front() == Role::kGate ? 0 : outputs - linear.N;
+      apply_linear(linear, normed, hidden.middleCols(column, linear.N));
+    }
+    auto up = hidden.rightCols(n);
+    apply_activation(config_, hidden.block(0, 0, outputs > n ? hidden.rows() : 0, n), up);
+    add_linear(block_.down, up, x);
+  }
+
+  const Config& config_;
+  const Block& block_;
+  const RopeTable& table_;
+  Projections projections_;
+};
+
+}  // namespace
+
+void Model::forward(const Block& block, const Batch& batch, Matrix& x) const {
+  assert(x.rows() == batch.windows * batch.window);
+  const Projections projections(config());
+  const RopeTable table = rope_table_of(config(), 0, batch.window);
+  const BlockPass pass(config(), block, table);
+  const int64_t step = std::max<int64_t>(1, kGroupTokens / batch.window);
+  for (int64_t first = 0; first < batch.windows; first += step) {
+    const int64_t windows = std::min(step, batch.windows - first);
+    const int64_t T = windows * batch.window;
+    auto tokens = x.middleRows(first * batch.window, T);
+    Matrix qkv(T, projections.columns());
+    pass.project(tokens, batch.window, qkv);
+    Matrix attended(T, projections.queries);
+    attention(attention_shape(config()), windows, qkv.leftCols(projections.queries),
+              qkv.middleCols(projections.queries, projections.keys),
+              qkv.rightCols(projections.keys), attended);
+    pass.finish(attended, tokens);
+  }
+}
+
+void Model::forward(const Block& block, KeyValueCache& cache, Matrix& x) const {
+  const int64_t T = x.rows();
+  if (cache.tokens + T > cache.keys.rows()) {
+    throw Error("position " + std::to_string(cache.tokens + T - 1),
+                "the cache has room for " + std::to_string(cache.keys.rows()) + " tokens");
+  }
+  const Projections projections(config());
+  const RopeTable table = rope_table_of(config(), cache.tokens, T);
+  const BlockPass pass(config(), block, table);
+  Matrix qkv(T, projections.columns());
+  pass.project(x, T, qkv);
+  cache.keys.middleRows(cache.tokens, T) = qkv.middleCols(projections.queries, projections.keys);
+  cache.values.middleRows(cache.tokens, T) = qkv.rightCols(projections.keys);
+  cache.tokens += T;
+  Matrix attended(T, projections.queries);
+  attention(attention_shape(config()), 1, qkv.leftCols(projections.queries),
+            cache.keys.topRows(cache.tokens), cache.values.topRows(cache.tokens), attended);
+  pass.finish(attended, x);
+}
+
+}  // namespace nibble

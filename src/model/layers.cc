@@ -1,0 +1,62 @@
+#include "src/model/layers.h"
+
+#include "kernels/activation.h"
+#include "kernels/dequant_matmul.h"
+#include "kernels/matmul.h"
+#include "kernels/norm.h"
+
+namespace nibble {
+
+void apply_norm(const Config& config, const NormWeights& norm, ConstMatrixRef x, MatrixRef y) {
+  if (norm.weight.size() == 0) return;
+  const auto epsilon = static_cast<float>(config.norm_epsilon);
+  if (config.architecture->norm == Norm::kRms) {
+    rms_norm(x, norm.weight, epsilon, y);
+  } else {
+    layer_norm(x, norm.weight, norm.bias, epsilon, y);
+  }
+}
+
+void apply_linear(const Linear& linear, ConstMatrixRef x, MatrixRef y) {
+  if (linear.packed) {
+    dequant_matmul(x, *linear.packed, y);
+  } else {
+    matmul(x, linear.dense, y);
+  }
+  if (linear.bias.size() != 0) add_row(linear.bias, y);
+}
+
+void add_linear(const Linear& linear, ConstMatrixRef x, MatrixRef y) {
+  if (linear.packed) {
+    Matrix product(y.rows(), y.cols());
+    dequant_matmul(x, *linear.packed, product);
+    y += product;
+  } else {
+    matmul(x, linear.dense, y, Accumulate::kYes);
+  }
+  if (linear.bias.size() != 0) add_row(linear.bias, y);
+}
+
+void apply_linear_rows(const Linear& linear, ConstMatrixRef x, int64_t first, MatrixRef y) {
+  if (linear.packed) {
+    Matrix rows(y.cols(), linear.K);
+    unpack_rows(*linear.packed, first, rows);
+    matmul(x, rows, y);
+  } else {
+    matmul(x, linear.dense.middleRows(first, y.cols()), y);
+  }
+  if (linear.bias.size() != 0) add_row(linear.bias.segment(first, y.cols()), y);
+}
+
+void apply_activation(const Config& config, ConstMatrixRef gate, MatrixRef up) {
+  const auto function = config.activation == Activation::kSilu       ? silu
+                        : config.activation == Activation::kGeluTanh ? gelu_tanh
+                                                                     : gelu_erf;
+  if (gate.rows() != 0) {
+    function(gate, up, up);
+  } else {
+    function(up, gate, up);
+  }
+}
+
+}  // namespace nibble

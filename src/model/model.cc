@@ -1,0 +1,176 @@
+#include "src/model/model.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "kernels/cross_entropy.h"
+#include "src/model/layers.h"
+#include "src/tensor/convert.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+Vector load_vector(const Checkpoint& checkpoint, const std::string& tensor) {
+  const std::vector<float> values = load_floats(checkpoint, tensor);
+  return ConstVectorMap(values.data(), std::ssize(values));
+}
+
+NormWeights load_norm(const Checkpoint& checkpoint, const ModelLayout& layout,
+                      const std::string& module) {
+  NormWeights norm;
+  if (module.empty()) return norm;
+  norm.weight = load_vector(checkpoint, module + ".weight");
+  if (layout.config.architecture->norm == Norm::kLayer) {
+    norm.bias = load_vector(checkpoint, module + ".bias");
+  }
+  return norm;
+}
+
+Linear load_linear(const Checkpoint& checkpoint, const ModelLayout& layout,
+                   const LinearModule& module) {
+  Linear linear;
+  linear.roles = module.roles;
+  linear.N = module.N;
+  linear.K = module.K;
+  if (module.quantized_tensors.empty()) {
+    linear.dense = load_weight(checkpoint, layout, module);
+    checkpoint.release(module.weight);
+  } else {
+    const QuantizedLinear q = layout.format->decode(checkpoint, module.name, module.N, module.K);
+    if (can_pack(q)) {
+      linear.packed = std::make_unique<PackedLinear>(pack(q));
+    } else {
+      linear.dense = dequantize(q);
+    }
+    for (const std::string& tensor : module.quantized_tensors) checkpoint.release(tensor);
+  }
+  if (!module.bias.empty()) linear.bias = load_vector(checkpoint, module.bias);
+  return linear;
+}
+
+// Rows of an embedding tensor [rows, hidden] in float.
+class EmbeddingRows {
+ public:
+  EmbeddingRows(const Checkpoint& checkpoint, const std::string& name)
+      : tensor_(checkpoint.tensor(name)), row_bytes_(tensor_.bytes().size() / rows()) {}
+
+  size_t rows() const { return static_cast<size_t>(tensor_.shape()[0]); }
+  void read(int64_t row, std::span<float> out) const {
+    to_float({.dtype = tensor_.dtype(),
+              .shape = {std::ssize(out)},
+              .bytes = tensor_.bytes().subspan(static_cast<size_t>(row) * row_bytes_, row_bytes_),
+              .device = Device::kCpu},
+             out);
+  }
+
+ private:
+  Tensor tensor_;
+  size_t row_bytes_;
+};
+
+void check_ids(std::span<const int32_t> ids, const Config& config) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < config.vocabulary_size) continue;
+    throw Error("token " + std::to_string(i), "id " + std::to_string(ids[i]) +
+                                                  " is outside the vocabulary of " +
+                                                  std::to_string(config.vocabulary_size));
+  }
+}
+
+}  // namespace
+
+Model::Model(std::shared_ptr<const Checkpoint> checkpoint)
+    : checkpoint_(std::move(checkpoint)), layout_(read_layout(*checkpoint_)) {}
+
+Matrix Model::embed(std::span<const int32_t> ids, const Batch& batch,
+                    int64_t first_position) const {
+  check_ids(ids, config());
+  if (first_position + batch.window > config().context) {
+    throw Error("position " + std::to_string(first_position + batch.window - 1),
+                "the model's context has " + std::to_string(config().context) + " positions",
+                "a shorter sequence");
+  }
+  const auto hidden = static_cast<size_t>(config().hidden_size);
+  Matrix x(std::ssize(ids), config().hidden_size);
+  const EmbeddingRows tokens(*checkpoint_, layout_.embedding);
+  for (int64_t t = 0; t < x.rows(); ++t) tokens.read(ids[t], {x.row(t).data(), hidden});
+  if (layout_.position_embedding.empty()) return x;
+  const EmbeddingRows positions(*checkpoint_, layout_.position_embedding);
+  Vector row(config().hidden_size);
+  for (int64_t p = 0; p < batch.window; ++p) {
+    positions.read(first_position + p, {row.data(), hidden});
+    for (int64_t w = 0; w < batch.windows; ++w) x.row(w * batch.window + p) += row.transpose();
+  }
+  return x;
+}
+
+Block Model::load_block(int64_t index) const {
+  Block block;
+  const ModelLayout::BlockNorms& norms = layout_.norms.at(index);
+  block.attention_norm = load_norm(*checkpoint_, layout_, norms.attention);
+  block.mlp_norm = load_norm(*checkpoint_, layout_, norms.mlp);
+  block.query_norm = load_norm(*checkpoint_, layout_, norms.query);
+  block.key_norm = load_norm(*checkpoint_, layout_, norms.key);
+  for (const LinearModule& module : layout_.linears) {
+    if (module.block != index) continue;
+    Linear linear = load_linear(*checkpoint_, layout_, module);
+    switch (module.input) {
+      case InputGroup::kAttention:
+        block.attention.push_back(std::move(linear));
+        break;
+      case InputGroup::kAttentionOutput:
+        block.attention_output = std::move(linear);
+        break;
+      case InputGroup::kMlp:
+        block.mlp.push_back(std::move(linear));
+        break;
+      case InputGroup::kMlpDown:
+        block.down = std::move(linear);
+        break;
+      case InputGroup::kOutputHead:
+        break;
+    }
+  }
+  return block;
+}
+
+Model::Head Model::load_head() const {
+  Head head{load_norm(*checkpoint_, layout_, layout_.final_norm), {}};
+  if (layout_.head) {
+    head.linear = load_linear(*checkpoint_, layout_, layout_.linears[*layout_.head]);
+    return head;
+  }
+  LinearModule tied;
+  tied.weight = layout_.embedding;
+  tied.N = config().vocabulary_size;
+  tied.K = config().hidden_size;
+  tied.roles = {Role::kOutputHead};
+  head.linear = load_linear(*checkpoint_, layout_, tied);
+  return head;
+}
+
+Matrix Model::logits(const Head& head, ConstMatrixRef x) const {
+  Matrix normed(x.rows(), x.cols());
+  apply_norm(config(), head.norm, x, normed);
+  Matrix out(x.rows(), head.linear.N);
+  apply_linear(head.linear, normed, out);
+  return out;
+}
+
+std::vector<double> Model::cross_entropy(const Head& head, const Matrix& x,
+                                         std::span<const int32_t> targets) const {
+  const auto rows = [&](std::span<const int64_t> indexes) {
+    Matrix out(std::ssize(indexes), x.cols());
+    for (int64_t i = 0; i < out.rows(); ++i) out.row(i) = x.row(indexes[i]);
+    apply_norm(config(), head.norm, out, out);
+    return out;
+  };
+  const auto logits = [&](const Matrix& inputs, int64_t first, MatrixRef out) {
+    apply_linear_rows(head.linear, inputs, first, out);
+  };
+  return nibble::cross_entropy(config().vocabulary_size, targets, rows, logits);
+}
+
+}  // namespace nibble
