@@ -59,7 +59,7 @@ def check_includes(root, layers):
                 if not (match := INCLUDE.match(line)):
                     continue
                 target = match[1]
-                if not (root / target).is_file():
+                if not any((root / (target + made)).is_file() for made in ("", ".in")):
                     yield f"{name}:{number}: \"{target}\" is no repository path"
                 elif (other := layers.of(target)) is None:
                     yield f"{name}:{number}: no row of the layer table holds \"{target}\""

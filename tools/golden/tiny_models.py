@@ -28,7 +28,8 @@ LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "lo
 # name, config class, stored type, what differs from LLAMA
 MODELS = [
     ("llama", "Llama", "float16", {"num_key_value_heads": 4}),
-    ("llama-tied", "Llama", "bfloat16", {"tie_word_embeddings": True}),
+    ("llama-tied", "Llama", "bfloat16", {"tie_word_embeddings": True, "num_key_value_heads": 4,
+                                          "intermediate_size": 128}),
     ("llama-llama3-rope", "Llama", "bfloat16", {"rope_parameters": LLAMA3_ROPE}),
     ("llama-linear-rope", "Llama", "float16", {"rope_parameters": LINEAR_ROPE}),
     ("llama-biases", "Llama", "float16", {"attention_bias": True, "mlp_bias": True}),
