@@ -1,0 +1,34 @@
+// What tokenizer_config.json, special_tokens_map.json and config.json say about a tokenizer.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "src/model/added_tokens.h"
+#include "src/model/json_view.h"
+
+namespace nibble {
+
+struct TokenizerConfig {
+  std::string where;            // the file, for messages
+  std::string tokenizer_class;  // without a final "Fast"; empty when nothing names it
+  std::string model_type;       // of config.json; empty when absent
+  std::optional<std::string> bos;
+  std::optional<std::string> eos;
+  std::vector<std::string> other_special;  // unknown, padding, additional special tokens, ...
+  std::optional<bool> add_bos;
+  std::optional<bool> add_eos;
+  bool add_prefix_space = false;
+  bool legacy = true;             // LlamaTokenizer: a prefix space also behind an added token
+  std::vector<AddedToken> added;  // added_tokens_decoder
+};
+
+// Absent files are no error, broken ones are.
+TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder);
+
+// An entry of added_tokens (tokenizer.json) or added_tokens_decoder, without its id.
+AddedToken read_added_token(const JsonView& entry);
+
+}  // namespace nibble
