@@ -1,6 +1,7 @@
 // dequant_matmul: y = x * W' with packed quantized weights, which are never expanded in memory as a
-// whole. The CPU reference (dequant_matmul_cpu.cc) is the specification; faster variants are
-// chosen at run time (cpu_features()).
+// whole. dequant_matmul_reference (dequant_matmul_cpu.cc) is the specification; faster variants are
+// chosen at run time (kernels/dequant_matmul_paths.h). Every variant multiplies with exactly the
+// floats that dequantize() gives; they differ in the order and precision of the sums alone.
 #pragma once
 
 #include <cstdint>
@@ -8,37 +9,55 @@
 
 #include "src/quantized/quantized_linear.h"
 #include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 
 // The run-time form of a QuantizedLinear: codes packed row by row (formats/packing/rows.h),
-// parameters in float, second levels applied. Columns are ordered so that equal groups are
-// adjacent: with column groups (act-order) `column` says which input each packed column takes.
+// parameters in float, second levels applied. Packed columns are ordered so that those of a group
+// are adjacent, and every group starts at a multiple of 16: groups of another size, and uneven
+// column groups, are padded with columns of code 0 that take no input.
 struct PackedLinear {
   int64_t N = 0;
   int64_t K = 0;
-  int bits = 4;               // 2, 3, 4, 8 as packed; others are stored in 8
-  std::vector<float> levels;  // [2^bits] level of each code; empty with codebooks
-  Tensor words;               // U32, rows padded to whole cache lines
-  int64_t row_words = 0;      // words per row
-  int64_t group = 0;          // columns per group; the last may be short
-  int64_t groups = 0;         // G
-  // value = levels[code] * scale + shift, shift = minimum - zero * scale would round differently:
-  // kernels compute (level - zero) * scale + minimum as the specification does.
+  int64_t columns = 0;  // packed columns, >= K: the row ends at the last one that takes an input
+  int bits = 4;         // 2, 3, 4 or 8 as packed: 1 is stored in 2, and 5 to 7 in 8
+  Tensor words;         // U32 [N, row_words]
+  int64_t row_words = 0;
+
+  // Level of a code: code + lowest when bits is 8 and the grid is integer (levels is empty), else
+  // levels[n / book_rows][code].
+  int lowest = 0;
+  std::vector<float>
+      levels;             // [books, 16], or [books, 256] with 8 bits; codes repeat: [c % 2^bits]
+  int64_t book_rows = 0;  // rows that share a book; N: one book
+
+  // Group of packed column p: p / group. Weight: (level - zero) * scale + minimum, in float.
+  int64_t group = 0;   // packed columns per group, a multiple of 16 unless there is one group
+  int64_t groups = 0;  // G
   std::vector<float> scale, zero, minimum;  // [N, G] each, or empty
-  std::vector<int32_t> column;              // [K] or empty
-  int64_t bytes() const;
+  std::vector<int32_t> column;  // [columns]: the input that feeds each, -1: none; empty: p itself
+
+  int64_t bytes() const;  // of all arrays
 };
 
-// Every scheme that quantized_linear.h can describe with a row-wise or per-tensor blocking; others
-// (blocks across rows, codebooks per row) are an Error that says to expand them.
+// True for row-wise blockings of any height, column groups, and flattened blocks that do not cross
+// a row at a column that is no multiple of 16; codebooks of whole rows. False for codebooks of
+// column groups, and where padding would more than quadruple the columns: those must be expanded.
 bool can_pack(const QuantizedLinear& q);
+// q as check() accepts it. Throws Error when !can_pack(q).
 PackedLinear pack(const QuantizedLinear& q);
 
-// Rows [first, first + out.rows()) of the weights, columns in the packed order.
+// Rows [first, first + out.rows()) of the weights, columns in their original order: bit for bit
+// those of dequantize().
 void unpack_rows(const PackedLinear& w, int64_t first, MatrixRef out);
 
-// x [T, K] -> y [T, N].
+// x [T, K] -> y [T, N]. Uses all threads, or one when called inside a parallel region; the result
+// does not depend on the number of threads. A few tokens go row by row through the packed words;
+// more are multiplied with panels of expanded weights (BLAS), half a megabyte per thread.
 void dequant_matmul(ConstMatrixRef x, const PackedLinear& w, MatrixRef y);
+
+// The specification: weights decoded one by one through the packing, sums in float64.
+void dequant_matmul_reference(ConstMatrixRef x, const PackedLinear& w, MatrixRef y);
 
 }  // namespace nibble
