@@ -42,7 +42,7 @@ CHECKPOINTS = [
 
 
 def make(source, folder, settings, ids):
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):  # it leaves logs where it runs
         gptqmodel_reference.copy_with_tokenizer(TINY / source, temporary + "/source")
         examples = [{"input_ids": torch.tensor(window)[None], "attention_mask": torch.ones(1, LENGTH, dtype=torch.long)}
                     for window in windows_of(ids, LENGTH).astype(np.int64)]

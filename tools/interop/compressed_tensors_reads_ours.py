@@ -1,0 +1,89 @@
+"""transformers + compressed-tensors, on the CPU in float32, read what `nibble quantize` writes.
+
+    python tools/interop/compressed_tensors_reads_ours.py [TEXT]      after tools/build; needs torch, transformers,
+                                                                      compressed-tensors, accelerate
+
+nll      over 16 windows of 512 ids: the peer's forward pass against `nibble evaluate` of the same folder, 1e-4 relative
+logits   the peer's model against the same model from `nibble export -f dense`, 1e-3
+weights  where the peer keeps no float32 path: transformers 5.23 refuses its own asymmetric files unless dequantize=True,
+         which rounds code - zero times scale to the scale's type; then the dense export is of that type, bit for bit
+"""
+
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+import torch
+import transformers
+
+from nibble_program import ROOT, Score, nibble
+from perplexity import nll_of_windows, windows_of
+
+LENGTH, WINDOWS = 512, 16
+MODEL = ROOT / "tests" / "data" / "bookworm-5m"
+TEXT = ROOT / "tests" / "data" / "books.eval.sample.txt"
+TINY = ROOT / "tests" / "data" / "tiny"
+
+# name, model, quantize options, ids: windows of the text, or of tests/data/tiny/ids.npy
+CASES = [
+    ("bookworm W4 g128 asymmetric", MODEL, ["-b", 4, "-g", 128]),
+    ("bookworm W4 g128 symmetric", MODEL, ["-b", 4, "-g", 128, "--symmetric"]),
+    ("bookworm W4 g64 symmetric", MODEL, ["-b", 4, "-g", 64, "--symmetric"]),
+    ("bookworm W8 g128 asymmetric", MODEL, ["-b", 8, "-g", 128]),
+    ("bookworm W8 channel symmetric", MODEL, ["-b", 8, "-g", -1, "--symmetric"]),
+    ("bookworm W8 channel asymmetric", MODEL, ["-b", 8, "-g", -1]),
+    ("qwen2 BF16 W4 g32 symmetric", TINY / "qwen2", ["-b", 4, "-g", 32, "--symmetric"]),
+    ("qwen3 BF16 W4 g32 asymmetric", TINY / "qwen3", ["-b", 4, "-g", 32]),
+    ("llama-biases F16 W8 g32 symmetric", TINY / "llama-biases", ["-b", 8, "-g", 32, "--symmetric"]),
+    ("mistral F16 W4 g32 symmetric", TINY / "mistral", ["-b", 4, "-g", 32, "--symmetric"]),
+    ("qwen2-tied F32 W4 g16 symmetric", TINY / "qwen2-tied", ["-b", 4, "-g", 16, "--symmetric"]),
+]
+
+
+def load(folder, dequantize=False):
+    config = transformers.CompressedTensorsConfig(dequantize=dequantize)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32", quantization_config=config).eval()
+
+
+def logits(model, windows):
+    with torch.inference_mode():
+        return model(torch.as_tensor(windows.astype(np.int64))).logits
+
+
+def check(score, name, model, options, ids, folder):
+    length = LENGTH if model == MODEL else 128
+    np.save(folder / "ids.npy", ids[:WINDOWS * LENGTH])
+    windows = windows_of(ids, length, WINDOWS)
+    nibble("quantize", model, "-o", folder / "quantized", "-f", "compressed-tensors", *options)
+    ours = nibble("evaluate", folder / "quantized", "-d", folder / "ids.npy", "--seq-len", length,
+                  "--limit", windows.size)["nll"]
+
+    symmetric = "--symmetric" in options
+    peer = load(folder / "quantized", dequantize=not symmetric)
+    score.relative(f"{name}: nll", ours, nll_of_windows(peer, windows).mean(), 1e-4)
+
+    dtype = "f32" if symmetric else "f16" if "F16" in name or model == MODEL else "bf16"
+    nibble("export", folder / "quantized", "-f", "dense", "--dtype", dtype, "-o", folder / "dense")
+    dense = transformers.AutoModelForCausalLM.from_pretrained(folder / "dense", dtype="float32").eval()
+    difference = (logits(peer, windows[:2]) - logits(dense, windows[:2])).abs().max().item()
+    score.check(f"{name}: logits", difference <= 1e-3, f"largest difference {difference:.1e} <= 1e-3")
+    theirs, mine = peer.state_dict(), dense.state_dict()
+    same = [key for key in mine if key in theirs and torch.equal(mine[key], theirs[key])]
+    score.check(f"{name}: weights", len(same) == len(mine), f"{len(same)} of {len(mine)} tensors equal bit for bit ({dtype})")
+
+
+def main():
+    text = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else TEXT
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+    ids_of_text = np.array(tokenizer(text.read_text(encoding="utf-8"))["input_ids"], np.uint16)
+    tiny_ids = np.load(TINY / "ids.npy")
+    score = Score()
+    for name, model, options in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            check(score, name, model, options, ids_of_text if model == MODEL else tiny_ids, pathlib.Path(folder))
+    score.exit()
+
+
+if __name__ == "__main__":
+    main()
