@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "src/quantized/blocks.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
@@ -18,12 +19,8 @@ namespace {
 
 std::string text(int64_t value) { return std::to_string(value); }
 
-// "row 3, group 2" of parameter `block`.
 std::string place(const QuantizedLinear& q, int64_t block) {
-  if (q.scheme.blocking.flattened) return "block " + text(block);
-  const int64_t groups = group_count(q.scheme.blocking, q.K);
-  const int64_t rows = q.scheme.blocking.rows == kAll ? q.N : q.scheme.blocking.rows;
-  return "row " + text(block / groups * rows) + ", group " + text(block % groups);
+  return block_place(q.scheme.blocking, q.N, q.K, block);
 }
 
 void check_blocking(const Blocking& blocking, const std::string& where) {
@@ -197,24 +194,6 @@ void check_codebooks(const QuantizedLinear& q, const std::string& where) {
   }
 }
 
-void check_column_groups(const QuantizedLinear& q, const std::string& where) {
-  if (q.group_of_column.empty()) return;
-  if (q.scheme.blocking.flattened) {
-    throw Error(where, "blocks of a flattened matrix have no column groups");
-  }
-  if (static_cast<int64_t>(q.group_of_column.size()) != q.K) {
-    throw Error(where,
-                std::to_string(q.group_of_column.size()) + " entries, expected " + text(q.K));
-  }
-  const int64_t groups = group_count(q.scheme.blocking, q.K);
-  for (size_t k = 0; k < q.group_of_column.size(); ++k) {
-    const int32_t group = q.group_of_column[k];
-    if (group >= 0 && group < groups) continue;
-    throw Error(where, "column " + std::to_string(k) + " is in group " + text(group) + " of " +
-                           text(groups));
-  }
-}
-
 void check_activation_scheme(const ActivationScheme& scheme, const std::string& where) {
   if (scheme.bits < 2 || scheme.bits > 8 || (scheme.is_float && scheme.bits != 8)) {
     throw Error(where, text(scheme.bits) + (scheme.is_float ? "-bit floats" : "-bit integers"),
@@ -262,7 +241,7 @@ void check(const QuantizedLinear& q, const std::string& where) {
   check_blocking(q.scheme.blocking, where);
   check_codes(q, where + ": codes");
   check_codebooks(q, where + ": codebooks");
-  check_column_groups(q, where + ": column groups");
+  check_column_groups(q.group_of_column, q.scheme.blocking, q.K, where);
   check_values(q, q.scheme.scale, q.scale, where + ": scales");
   check_values(q, q.scheme.zero, q.zero, where + ": zero points");
   check_values(q, q.scheme.minimum, q.minimum, where + ": minimums");

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "src/quantized/blocks.h"
 #include "src/quantized/round_paths.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
@@ -76,21 +77,47 @@ std::vector<float> values_of(const std::optional<Parameter>& parameter,
   return result;
 }
 
-int64_t block_at(const Blocking& blocking, int64_t K, int64_t n, int64_t k) {
-  if (blocking.flattened) return (n * K + k) / blocking.columns;
-  const int64_t row = blocking.rows == kAll ? 0 : n / blocking.rows;
-  const int64_t group = blocking.columns == kAll ? 0 : k / blocking.columns;
-  return row * group_count(blocking, K) + group;
+// Rows whose codes are levels of one table: runs of a block, gathered when columns have groups.
+// ordered: [K] codes and weights in the order of the groups.
+struct Ordered {
+  std::vector<uint8_t> codes;
+  std::vector<float> weights;
+};
+
+void dequantize_row(const QuantizedLinear& q, const FloatParameters& parameters,
+                    const ColumnOrder& order, const Levels& levels, int64_t n, Ordered& ordered,
+                    float* out) {
+  const RoundPath& path = *round_paths().back();
+  const uint8_t* codes = q.codes.values<uint8_t>().data() + n * q.K;
+  const size_t moved = order.column.size();
+  for (size_t i = 0; i < moved; ++i) ordered.codes[i] = codes[order.column[i]];
+  const uint8_t* in = moved > 0 ? ordered.codes.data() : codes;
+  float* weights = moved > 0 ? ordered.weights.data() : out;
+  for_each_run(q.scheme.blocking, order, q.K, n, [&](int64_t first, int64_t end, int64_t block) {
+    path.dequantize({in + first, static_cast<size_t>(end - first)}, levels,
+                    weight_rule(q.scheme, parameters, block), weights + first);
+  });
+  for (size_t i = 0; i < moved; ++i) out[order.column[i]] = ordered.weights[i];
 }
 
-// First column after k that may be in another block than column k of row n.
-int64_t block_end(const Blocking& blocking, int64_t K, int64_t n, int64_t k) {
-  if (blocking.columns == kAll) return K;
-  const int64_t start = blocking.flattened ? (n * K + k) % blocking.columns : k % blocking.columns;
-  return std::min(K, k + blocking.columns - start);
+// A row with codebooks: runs end where the parameters or the codebook may change.
+void dequantize_codebook_row(const QuantizedLinear& q, const FloatParameters& parameters, int64_t n,
+                             std::span<float, 256> levels, float* out) {
+  const RoundPath& path = *round_paths().back();
+  const uint8_t* codes = q.codes.values<uint8_t>().data() + n * q.K;
+  for (int64_t k = 0; k < q.K;) {
+    int64_t end = q.group_of_column.empty() ? block_end(q.scheme.blocking, q.K, n, k) : k + 1;
+    end = std::min(end, block_end(q.scheme.codebook_blocking, q.K, n, k));
+    load_levels(q, n, k, levels);
+    const WeightRule rule = weight_rule(q.scheme, parameters, block_index(q, n, k));
+    path.dequantize({codes + k, static_cast<size_t>(end - k)}, {levels, q.scheme.grid.bits, false},
+                    rule, out + k);
+    k = end;
+  }
 }
 
-// The 2^bits levels of a block of codebook_blocking, or of the table; integers have none.
+}  // namespace
+
 void load_levels(const QuantizedLinear& q, int64_t n, int64_t k, std::span<float, 256> levels) {
   if (q.scheme.grid.kind == Grid::Kind::kTable) {
     std::copy(q.scheme.grid.table.begin(), q.scheme.grid.table.end(), levels.begin());
@@ -105,46 +132,15 @@ void load_levels(const QuantizedLinear& q, int64_t n, int64_t k, std::span<float
   }
 }
 
-WeightRule rule_of_block(const QuantizedLinear& q, const FloatParameters& parameters,
-                         int64_t block) {
+WeightRule weight_rule(const Scheme& scheme, const FloatParameters& parameters, int64_t block) {
   const auto at = static_cast<size_t>(block);
   WeightRule rule;
-  if (q.scheme.scale) rule.scale = parameters.scale[at];
-  if (q.scheme.zero) rule.zero = parameters.zero[at];
-  rule.has_minimum = q.scheme.minimum.has_value();
+  if (scheme.scale) rule.scale = parameters.scale[at];
+  if (scheme.zero) rule.zero = parameters.zero[at];
+  rule.has_minimum = scheme.minimum.has_value();
   if (rule.has_minimum) rule.minimum = parameters.minimum[at];
   return rule;
 }
-
-// First column after k whose parameters or codebook may differ from those of column k of row n.
-int64_t run_end(const QuantizedLinear& q, int64_t n, int64_t k) {
-  if (!q.group_of_column.empty()) return k + 1;
-  const int64_t end = block_end(q.scheme.blocking, q.K, n, k);
-  if (q.scheme.grid.kind != Grid::Kind::kCodebook) return end;
-  return std::min(end, block_end(q.scheme.codebook_blocking, q.K, n, k));
-}
-
-// levels: of the table or the integers; with codebooks it is filled here.
-void dequantize_row(const QuantizedLinear& q, const FloatParameters& parameters, int64_t n,
-                    std::span<float, 256> levels, float* out) {
-  const RoundPath& path = *round_paths().back();
-  const Grid& grid = q.scheme.grid;
-  const Levels view = {levels, grid.bits, grid.kind == Grid::Kind::kInteger};
-  const uint8_t* codes = q.codes.values<uint8_t>().data() + n * q.K;
-  for (int64_t k = 0; k < q.K;) {
-    const int64_t end = run_end(q, n, k);
-    if (grid.kind == Grid::Kind::kCodebook) load_levels(q, n, k, levels);
-    const WeightRule rule = rule_of_block(q, parameters, block_index(q, n, k));
-    if (end == k + 1) {
-      out[k] = weight(rule, levels[codes[k]]);
-    } else {
-      path.dequantize({codes + k, static_cast<size_t>(end - k)}, view, rule, out + k);
-    }
-    k = end;
-  }
-}
-
-}  // namespace
 
 int64_t block_index(const QuantizedLinear& q, int64_t n, int64_t k) {
   if (q.group_of_column.empty()) return block_at(q.scheme.blocking, q.K, n, k);
@@ -194,13 +190,24 @@ FloatParameters float_parameters(const QuantizedLinear& q) {
 
 void dequantize_rows(const QuantizedLinear& q, const FloatParameters& parameters, int64_t first,
                      MatrixRef out) {
+  const Grid& grid = q.scheme.grid;
+  const ColumnOrder order = column_order(q.group_of_column, group_count(q.scheme.blocking, q.K));
 #pragma omp parallel if (out.size() > kParallelWeights)
   {
+    Ordered ordered;
+    ordered.codes.resize(order.column.size());
+    ordered.weights.resize(order.column.size());
     std::array<float, 256> levels{};
-    if (q.scheme.grid.kind != Grid::Kind::kCodebook) load_levels(q, 0, 0, levels);
+    if (grid.kind != Grid::Kind::kCodebook) load_levels(q, 0, 0, levels);
+    const Levels view = {levels, grid.bits, grid.kind == Grid::Kind::kInteger};
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < out.rows(); ++row) {
-      dequantize_row(q, parameters, first + row, levels, out.data() + row * out.outerStride());
+      float* weights = out.data() + row * out.outerStride();
+      if (grid.kind == Grid::Kind::kCodebook) {
+        dequantize_codebook_row(q, parameters, first + row, levels, weights);
+      } else {
+        dequantize_row(q, parameters, order, view, first + row, ordered, weights);
+      }
     }
   }
 }

@@ -10,6 +10,7 @@
 
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 
@@ -20,6 +21,12 @@ struct Extremes {
   bool finite = true;
 };
 
+struct FittedBlock {
+  float fitted = 1.f;  // the scale before it was rounded to its stored type
+  float scale = 1.f;   // as stored
+  float zero = 0.f;
+};
+
 struct RangeRule {
   std::string_view name;
   std::string_view summary;
@@ -28,12 +35,11 @@ struct RangeRule {
   // rounded to their stored types.
   BlockParameters (*fit)(std::span<const float> weights, const Extremes& extremes, const Grid& grid,
                          bool symmetric);
-  // Asymmetric: minimum and the STORED scale -> zero point, before it is clamped to 0 .. 2^bits
-  // - 1.
+  // Asymmetric: minimum and the STORED scale -> zero point, not yet clamped to 0 .. 2^bits - 1.
+  // Null: the rule has no asymmetric form.
   float (*zero)(float minimum, float scale);
-  // Codes of a block, where the program does not round to nearest with the stored scale: from the
-  // scale as fitted. Null: code = clamp(rne(w / s) + z).
-  void (*codes)(std::span<const float> weights, float fitted_scale, const Grid& grid,
+  // Codes of a block where the program does not take clamp(rne(w / s) + z); else null.
+  void (*codes)(std::span<const float> weights, const FittedBlock& block, const Grid& grid,
                 uint8_t* codes);
 };
 
@@ -51,14 +57,27 @@ struct ScaleRounding {
 
 // Fits every block of W, rounds the scales to their stored type FIRST, then computes zero points
 // with the stored scale. Returns a QuantizedLinear whose codes are not chosen yet. Throws
-// Error(where, ...) naming the group for NaN or infinity in W and for a scale infinite in its
+// Error(where, ...) naming the place for NaN or infinity in W and for a scale infinite in its
 // stored type. For integer grids without a second level; group_of_column as in QuantizedLinear.
 QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
                                const std::vector<int32_t>& group_of_column,
                                const std::string& where, ScaleRounding* rounding);
 
-// code = clamp(rne(w / s) + z) (nearest level for tables): fills q.codes with the nearest codes of
-// W [N, K].
-void round_to_nearest(ConstMatrixRef W, QuantizedLinear& q);
+// Fills q.codes with the codes of the finite weights W [N, K], from the parameters in q: integers
+// clamp(rne(w / s) + z), in float; other levels, and integers with a minimum or a broken zero
+// point, the code whose weight is nearest, the lower one of two as near. Returns the relative
+// error |W - dequantize(q)| / |W| in the Frobenius norm, summed in double.
+double round_to_nearest(ConstMatrixRef W, QuantizedLinear& q);
+
+struct RoundedLinear {
+  QuantizedLinear q;
+  ScaleRounding rounding;
+  double weight_error = 0.;  // |W - dequantize(q)| / |W|, Frobenius norm
+};
+
+// fit_parameters and the rule's rounding in one pass over W.
+RoundedLinear quantize_to_nearest(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
+                                  const std::vector<int32_t>& group_of_column,
+                                  const std::string& where);
 
 }  // namespace nibble

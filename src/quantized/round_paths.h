@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <span>
 
+#include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
+#include "src/quantized/scheme.h"
 
 namespace nibble {
 
@@ -20,6 +22,9 @@ struct WeightRule {
   float minimum = 0.f;
   bool has_minimum = false;  // adding 0 would change the sign of -0
 };
+
+// Of one block.
+WeightRule weight_rule(const Scheme& scheme, const FloatParameters& parameters, int64_t block);
 
 inline float weight(const WeightRule& rule, float level) {
   const float product = (level - rule.zero) * rule.scale;
@@ -32,6 +37,9 @@ struct Levels {
   int bits = 4;
   bool consecutive = false;  // values[i] = values[0] + i, integers
 };
+
+// Fills the levels that weight (n, k) may have.
+void load_levels(const QuantizedLinear& q, int64_t n, int64_t k, std::span<float, 256> levels);
 
 // Integer codes of a block: code = clamp(rne(w / scale), first, first + last) - first, in float.
 // With zero point z and lowest level l, first = l - z; the weight read back is

@@ -48,8 +48,9 @@ void dequantize(std::span<const uint8_t> codes, const Levels& levels, const Weig
 const RoundPath kScalarRound = {"scalar", extremes, round, dequantize};
 
 std::span<const RoundPath* const> round_paths() {
-  static const std::array<const RoundPath*, 1> all = {&kScalarRound};
-  return all;
+  static const std::array<const RoundPath*, 3> all = {&kScalarRound, &kAvx2Round, &kAvx512Round};
+  const CpuFeatures& cpu = cpu_features();
+  return std::span(all).first(cpu.avx512 ? 3 : cpu.avx2 ? 2 : 1);
 }
 
 }  // namespace nibble

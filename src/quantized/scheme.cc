@@ -121,23 +121,23 @@ double bits_per_weight(const Scheme& scheme, int64_t N, int64_t K, bool has_colu
 }
 
 std::string describe(const Scheme& scheme) {
-  std::string text = describe_levels(scheme.grid);
-  if (scheme.grid.kind == Grid::Kind::kCodebook) {
-    text += scheme.codebook_blocking == Blocking{}
-                ? " per row"
-                : " " + describe_blocks(scheme.codebook_blocking);
+  const Grid& grid = scheme.grid;
+  std::string text = describe_levels(grid);
+  if (grid.kind == Grid::Kind::kCodebook) {
+    const bool per_row = scheme.codebook_blocking == Blocking{};
+    text.append(" ").append(per_row ? "per row" : describe_blocks(scheme.codebook_blocking));
   }
   if (scheme.scale || scheme.zero || scheme.minimum) {
-    text += " " + describe_blocks(scheme.blocking);
+    text.append(" ").append(describe_blocks(scheme.blocking));
   }
-  if (scheme.grid.kind == Grid::Kind::kInteger) {
-    text += scheme.symmetric() ? " symmetric" : " asymmetric";
+  if (grid.kind == Grid::Kind::kInteger) {
+    text.append(scheme.symmetric() ? " symmetric" : " asymmetric");
   }
   if (has_second_level(scheme.scale) || has_second_level(scheme.zero) ||
       has_second_level(scheme.minimum)) {
-    text += ", double-quantized";
+    text.append(", double-quantized");
   }
-  if (scheme.activations) text += ", " + describe_activations(*scheme.activations);
+  if (scheme.activations) text.append(", ").append(describe_activations(*scheme.activations));
   return text;
 }
 

@@ -1,0 +1,26 @@
+// s = rule(block) rounded to its stored type, q = clamp(rne(w / s) + z):
+// src/quantized/range_rule.h.
+#include "quantizers/solvers/rtn.h"
+
+#include <string>
+#include <utility>
+
+#include "quantizers/solvers/solver.h"
+#include "src/quantized/range_rule.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+
+SolverResult solve_rtn(const LinearProblem& problem) {
+  const Grid& grid = problem.scheme.grid;
+  if (grid.kind == Grid::Kind::kInteger && (grid.bits < 2 || grid.bits > 8)) {
+    throw Error(problem.where, "rtn at " + std::to_string(grid.bits) + " bits", "expected 2 to 8");
+  }
+  const RangeRule& rule = problem.rule != nullptr ? *problem.rule : range_rules().front();
+  RoundedLinear rounded =
+      quantize_to_nearest(problem.W, problem.scheme, rule, problem.group_of_column, problem.where);
+  return {std::move(rounded.q), rounded.rounding, rounded.weight_error};
+}
+
+}  // namespace nibble

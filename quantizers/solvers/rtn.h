@@ -1,0 +1,11 @@
+// Round to nearest: every weight by itself, no calibration.
+#pragma once
+
+#include "quantizers/solvers/solver.h"
+
+namespace nibble {
+
+// Integer schemes of 2 to 8 bits, any blocking.
+SolverResult solve_rtn(const LinearProblem& problem);
+
+}  // namespace nibble

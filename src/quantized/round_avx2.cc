@@ -1,0 +1,152 @@
+// Sixteen weights at a time in two AVX2 vectors; otherwise as round_avx512.cc.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "src/quantized/range_rule.h"
+#include "src/quantized/round_paths.h"
+
+#define NIBBLE_AVX2 __attribute__((target("avx2")))
+
+namespace nibble {
+namespace {
+
+constexpr size_t kWidth = 8;
+
+NIBBLE_AVX2 inline __m256d lower(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
+NIBBLE_AVX2 inline __m256d upper(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
+NIBBLE_AVX2 inline __m256d add_square(__m256d sum, __m256d x) {
+  return _mm256_add_pd(sum, _mm256_mul_pd(x, x));
+}
+NIBBLE_AVX2 inline __m256i load_codes(const uint8_t* codes) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+}
+// All ones where x is NaN or infinite: its exponent is full.
+NIBBLE_AVX2 inline __m256i not_finite(__m256 x) {
+  const __m256i exponent = _mm256_set1_epi32(0x7f800000);
+  return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(x), exponent), exponent);
+}
+
+NIBBLE_AVX2 Extremes extremes(std::span<const float> weights) {
+  if (weights.size() < kWidth) return kScalarRound.extremes(weights);
+  __m256 smallest = _mm256_loadu_ps(weights.data());
+  __m256 largest = smallest;
+  __m256i bad = _mm256_setzero_si256();
+  size_t i = 0;
+  for (; i + kWidth <= weights.size(); i += kWidth) {
+    const __m256 w = _mm256_loadu_ps(weights.data() + i);
+    smallest = _mm256_min_ps(smallest, w);
+    largest = _mm256_max_ps(largest, w);
+    bad = _mm256_or_si256(bad, not_finite(w));
+  }
+  std::array<float, 2 * kWidth> lanes{};
+  _mm256_storeu_ps(lanes.data(), smallest);
+  _mm256_storeu_ps(lanes.data() + kWidth, largest);
+  const Extremes rest = kScalarRound.extremes(weights.subspan(i));
+  Extremes found = {lanes[0], lanes[kWidth], _mm256_testz_si256(bad, bad) != 0 && rest.finite};
+  for (size_t lane = 0; lane < kWidth; ++lane) {
+    found.smallest = std::min(found.smallest, lanes[lane]);
+    found.largest = std::max(found.largest, lanes[kWidth + lane]);
+  }
+  if (i < weights.size()) {
+    found.smallest = std::min(found.smallest, rest.smallest);
+    found.largest = std::max(found.largest, rest.largest);
+  }
+  return found;
+}
+
+struct Constants {
+  __m256 scale;
+  __m256 low;
+  __m256 high;
+  __m256i first;
+};
+
+// Codes minus `first` of eight weights, and their squared errors added up.
+NIBBLE_AVX2 inline __m256i round_eight(const float* weights, const Constants& rule, double* error,
+                                       double* square) {
+  const __m256 w = _mm256_loadu_ps(weights);
+  const __m256 x = _mm256_min_ps(_mm256_max_ps(_mm256_div_ps(w, rule.scale), rule.low), rule.high);
+  const __m256i level = _mm256_cvtps_epi32(x);
+  const __m256 read = _mm256_mul_ps(_mm256_cvtepi32_ps(level), rule.scale);
+  const __m256d w_low = lower(w);
+  const __m256d w_high = upper(w);
+  _mm256_storeu_pd(error, add_square(_mm256_loadu_pd(error), _mm256_sub_pd(w_low, lower(read))));
+  _mm256_storeu_pd(error + 4,
+                   add_square(_mm256_loadu_pd(error + 4), _mm256_sub_pd(w_high, upper(read))));
+  _mm256_storeu_pd(square, add_square(_mm256_loadu_pd(square), w_low));
+  _mm256_storeu_pd(square + 4, add_square(_mm256_loadu_pd(square + 4), w_high));
+  return _mm256_sub_epi32(level, rule.first);
+}
+
+NIBBLE_AVX2 void round(std::span<const float> weights, RoundRule rule, uint8_t* codes,
+                       RowSums& sums) {
+  const Constants constants = {
+      _mm256_set1_ps(rule.scale), _mm256_set1_ps(static_cast<float>(rule.first)),
+      _mm256_set1_ps(static_cast<float>(rule.first + rule.last)), _mm256_set1_epi32(rule.first)};
+  size_t i = 0;
+  for (; i + 2 * kWidth <= weights.size(); i += 2 * kWidth) {
+    const __m256i a =
+        round_eight(weights.data() + i, constants, sums.error.data(), sums.square.data());
+    const __m256i b = round_eight(weights.data() + i + kWidth, constants,
+                                  sums.error.data() + kWidth, sums.square.data() + kWidth);
+    // 32 to 16 bits inside each half of the vector, then the halves in order, then to bytes.
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8);
+    const __m128i bytes =
+        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), bytes);
+  }
+  if (i < weights.size()) kScalarRound.round(weights.subspan(i), rule, codes + i, sums);
+}
+
+NIBBLE_AVX2 inline __m256 weight_of(const WeightRule& rule, __m256 level) {
+  const __m256 product =
+      _mm256_mul_ps(_mm256_sub_ps(level, _mm256_set1_ps(rule.zero)), _mm256_set1_ps(rule.scale));
+  return rule.has_minimum ? _mm256_add_ps(product, _mm256_set1_ps(rule.minimum)) : product;
+}
+
+// At most 16 levels: their weights once, then look-ups in two registers; bit 3 of the code, moved
+// to the sign, chooses between them.
+NIBBLE_AVX2 size_t dequantize_small(std::span<const uint8_t> codes, const Levels& levels,
+                                    const WeightRule& rule, float* out) {
+  const __m256 low = weight_of(rule, _mm256_loadu_ps(levels.values.data()));
+  const __m256 high = weight_of(rule, _mm256_loadu_ps(levels.values.data() + kWidth));
+  size_t i = 0;
+  for (; i + kWidth <= codes.size(); i += kWidth) {
+    const __m256i code = load_codes(codes.data() + i);
+    const __m256 choice = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));
+    _mm256_storeu_ps(out + i, _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code),
+                                               _mm256_permutevar8x32_ps(high, code), choice));
+  }
+  return i;
+}
+
+NIBBLE_AVX2 size_t dequantize_large(std::span<const uint8_t> codes, const Levels& levels,
+                                    const WeightRule& rule, float* out) {
+  const __m256i lowest = _mm256_set1_epi32(static_cast<int>(levels.values[0]));
+  size_t i = 0;
+  for (; i + kWidth <= codes.size(); i += kWidth) {
+    const __m256i code = load_codes(codes.data() + i);
+    const __m256 level = levels.consecutive
+                             ? _mm256_cvtepi32_ps(_mm256_add_epi32(code, lowest))
+                             : _mm256_i32gather_ps(levels.values.data(), code, sizeof(float));
+    _mm256_storeu_ps(out + i, weight_of(rule, level));
+  }
+  return i;
+}
+
+NIBBLE_AVX2 void dequantize(std::span<const uint8_t> codes, const Levels& levels,
+                            const WeightRule& rule, float* out) {
+  const size_t done = levels.bits <= 4 ? dequantize_small(codes, levels, rule, out)
+                                       : dequantize_large(codes, levels, rule, out);
+  if (done < codes.size()) kScalarRound.dequantize(codes.subspan(done), levels, rule, out + done);
+}
+
+}  // namespace
+
+const RoundPath kAvx2Round = {"avx2", extremes, round, dequantize};
+
+}  // namespace nibble

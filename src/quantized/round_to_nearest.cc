@@ -1,0 +1,295 @@
+// s = fit(block), rounded to its stored type; z = clamp(rne(-lo / s), 0, 2^b - 1);
+// code = clamp(rne(w / s) + z), all in float. src/quantized/range_rule.h states the rules.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/quantized/blocks.h"
+#include "src/quantized/fit_block.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/range_rule.h"
+#include "src/quantized/round_paths.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
+
+namespace nibble {
+namespace {
+
+// Below this a second thread costs more than it saves (about 20 us of work).
+constexpr int64_t kParallelWeights = 1 << 16;
+// Larger zero points are left to the general rounding: float may not hold their sums exactly.
+constexpr float kLargestZero = 1 << 20;
+constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+
+QuantizedLinear empty_layer(ConstMatrixRef W, const Scheme& scheme,
+                            const std::vector<int32_t>& group_of_column) {
+  QuantizedLinear q;
+  q.scheme = scheme;
+  q.N = W.rows();
+  q.K = W.cols();
+  q.group_of_column = group_of_column;
+  q.codes = Tensor::allocate(Dtype::kU8, {q.N, q.K});
+  const int64_t blocks = block_count(scheme.blocking, q.N, q.K);
+  const bool by_rows = scheme.blocking.rows == 1 && !scheme.blocking.flattened;
+  const Shape shape = by_rows ? Shape{q.N, blocks / q.N} : Shape{blocks};
+  q.scale.values = Tensor::allocate(scheme.scale->type, shape);
+  if (scheme.zero) q.zero.values = Tensor::allocate(scheme.zero->type, shape);
+  return q;
+}
+
+double sum(const std::array<double, 16>& lanes) {
+  double total = 0.;
+  for (const double lane : lanes) total += lane;
+  return total;
+}
+
+// Error and square of every row, added up in the order of rows whatever the number of threads.
+class ErrorSum {
+ public:
+  explicit ErrorSum(int64_t N) : error_(static_cast<size_t>(N)), square_(static_cast<size_t>(N)) {}
+
+  void set_row(int64_t n, const RowSums& sums) {
+    error_[static_cast<size_t>(n)] = sum(sums.error);
+    square_[static_cast<size_t>(n)] = sum(sums.square);
+  }
+  double relative() const {
+    const double errors = std::accumulate(error_.begin(), error_.end(), 0.);
+    const double squares = std::accumulate(square_.begin(), square_.end(), 0.);
+    return squares == 0. ? 0. : std::sqrt(errors / squares);
+  }
+
+ private:
+  std::vector<double> error_;
+  std::vector<double> square_;
+};
+
+// The code whose weight is nearest, the lower one of two as near.
+uint8_t nearest_code(const Levels& levels, const WeightRule& rule, float w) {
+  size_t best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t code = 0; code < size_t{1} << levels.bits; ++code) {
+    const double distance =
+        std::fabs(static_cast<double>(w) - static_cast<double>(weight(rule, levels.values[code])));
+    if (distance < least) {
+      least = distance;
+      best = code;
+    }
+  }
+  return static_cast<uint8_t>(best);
+}
+
+using ChooseCodes = decltype(RangeRule::codes);
+
+// Rounds a run of weights of one block of an integer grid whose zero point is an integer.
+void round_run(std::span<const float> weights, const FittedBlock& block, const Grid& grid,
+               ChooseCodes choose, uint8_t* codes, RowSums& sums) {
+  const RoundRule rule = {.scale = block.scale,
+                          .first = grid.lowest - static_cast<int>(block.zero),
+                          .last = (1 << grid.bits) - 1};
+  if (choose == nullptr) {
+    round_paths().back()->round(weights, rule, codes, sums);
+    return;
+  }
+  choose(weights, block, grid, codes);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const double w = weights[i];
+    const float read = static_cast<float>(codes[i] + rule.first) * rule.scale;
+    const double difference = w - static_cast<double>(read);
+    sums.error[i % 16] += difference * difference;
+    sums.square[i % 16] += w * w;
+  }
+}
+
+// A row in the order of its groups: its own memory, or copies that put_back() returns.
+class OrderedRow {
+ public:
+  explicit OrderedRow(const ColumnOrder& order)
+      : order_(order), weights_(order.column.size()), codes_(order.column.size()) {}
+
+  void take(const float* weights, uint8_t* codes) {
+    in_ = weights_.empty() ? weights : weights_.data();
+    out_ = codes_.empty() ? codes : codes_.data();
+    target_ = codes;
+    for (size_t i = 0; i < weights_.size(); ++i) weights_[i] = weights[order_.column[i]];
+  }
+  std::span<const float> weights(int64_t first, int64_t end) const {
+    return {in_ + first, static_cast<size_t>(end - first)};
+  }
+  uint8_t* codes(int64_t first) const { return out_ + first; }
+  void put_back() const {
+    for (size_t i = 0; i < codes_.size(); ++i) target_[order_.column[i]] = codes_[i];
+  }
+
+ private:
+  const ColumnOrder& order_;
+  std::vector<float> weights_;
+  std::vector<uint8_t> codes_;
+  const float* in_ = nullptr;
+  uint8_t* out_ = nullptr;
+  uint8_t* target_ = nullptr;
+};
+
+// One layer being rounded.
+struct Job {
+  ConstMatrixRef W;
+  QuantizedLinear& q;
+  ColumnOrder order;
+  const Fit* fit;                          // fits each run as a block of its own, or
+  const std::vector<FittedBlock>& blocks;  // without fit, the parameters of every block
+  ChooseCodes choose;                      // null: round to nearest
+  bool chooses_codes;
+};
+
+struct RowResult {
+  int64_t raised = 0;      // runs whose scale took the smallest positive value
+  int64_t failed = kNone;  // first run that failed
+};
+
+RowResult process_row(const Job& job, int64_t n, OrderedRow& row, RowSums& sums) {
+  const Scheme& scheme = job.q.scheme;
+  RowResult result;
+  for_each_run(
+      scheme.blocking, job.order, job.q.K, n, [&](int64_t first, int64_t end, int64_t block) {
+        const std::span<const float> weights = row.weights(first, end);
+        FitResult fitted;
+        if (job.fit != nullptr) {
+          fitted = fit_block(*job.fit, weights, round_paths().back()->extremes(weights), block);
+        } else {
+          fitted.block = job.blocks[static_cast<size_t>(block)];
+        }
+        result.raised += fitted.raised ? 1 : 0;
+        if (fitted.failed) {
+          result.failed = std::min(result.failed, block);
+        } else if (job.chooses_codes) {
+          round_run(weights, fitted.block, scheme.grid, job.choose, row.codes(first), sums);
+        }
+      });
+  return result;
+}
+
+// Returns what happened, over all rows.
+RowResult process_rows(const Job& job, std::span<uint8_t> codes, ErrorSum& errors) {
+  int64_t raised = 0;
+  int64_t failed = kNone;
+#pragma omp parallel reduction(+ : raised) reduction(min : failed) if (job.W.size() > kParallelWeights)
+  {
+    OrderedRow row(job.order);
+#pragma omp for schedule(static)
+    for (int64_t n = 0; n < job.q.N; ++n) {
+      row.take(job.W.data() + n * job.W.outerStride(), codes.data() + n * job.q.K);
+      RowSums sums;
+      const RowResult result = process_row(job, n, row, sums);
+      row.put_back();
+      errors.set_row(n, sums);
+      raised += result.raised;
+      failed = std::min(failed, result.failed);
+    }
+  }
+  return {raised, failed};
+}
+
+RoundedLinear fit_and_round(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
+                            const std::vector<int32_t>& group_of_column, const std::string& where,
+                            bool chooses_codes) {
+  check_fittable(W, scheme, rule, where);
+  check_column_groups(group_of_column, scheme.blocking, W.cols(), where);
+  RoundedLinear result;
+  QuantizedLinear& q = result.q = empty_layer(W, scheme, group_of_column);
+  const Fit fit = {rule, scheme, q.scale.values.mutable_bytes(),
+                   scheme.zero ? q.zero.values.mutable_values<uint8_t>() : std::span<uint8_t>()};
+  ColumnOrder order = column_order(group_of_column, group_count(scheme.blocking, q.K));
+  const bool by_rows = scheme.blocking.rows == 1 && !scheme.blocking.flattened;
+  int64_t raised = 0;
+  std::vector<FittedBlock> blocks;
+  if (!by_rows) blocks = fit_blocks(fit, W, order, where, raised);
+  const Job job = {W,      q,          std::move(order), by_rows ? &fit : nullptr,
+                   blocks, rule.codes, chooses_codes};
+  ErrorSum errors(q.N);
+  const RowResult rows = process_rows(job, q.codes.mutable_values<uint8_t>(), errors);
+  if (rows.failed != kNone) fail(W, scheme, rows.failed, where);
+  result.rounding.raised_to_smallest = raised + rows.raised;
+  result.weight_error = errors.relative();
+  return result;
+}
+
+// The blocks of q as round_run wants them; empty when q is not for it.
+std::vector<FittedBlock> integer_blocks(const QuantizedLinear& q) {
+  if (q.scheme.grid.kind != Grid::Kind::kInteger || q.scheme.minimum) return {};
+  const FloatParameters parameters = float_parameters(q);
+  std::vector<FittedBlock> blocks(static_cast<size_t>(block_count(q.scheme.blocking, q.N, q.K)));
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    if (q.scheme.scale) blocks[b].fitted = blocks[b].scale = parameters.scale[b];
+    if (q.scheme.zero) blocks[b].zero = parameters.zero[b];
+    const float zero = blocks[b].zero;
+    if (std::fabs(zero) > kLargestZero || zero != std::nearbyintf(zero)) return {};
+  }
+  return blocks;
+}
+
+// Any grid: each weight takes the code that reads back nearest to it.
+void round_generally(ConstMatrixRef W, const QuantizedLinear& q, std::span<uint8_t> codes,
+                     ErrorSum& errors) {
+  const FloatParameters parameters = float_parameters(q);
+#pragma omp parallel for schedule(static)
+  for (int64_t n = 0; n < q.N; ++n) {
+    std::array<float, 256> values{};
+    RowSums sums;
+    for (int64_t k = 0; k < q.K; ++k) {
+      if (k == 0 || q.scheme.grid.kind == Grid::Kind::kCodebook) load_levels(q, n, k, values);
+      const Levels levels = {values, q.scheme.grid.bits, false};
+      const WeightRule rule = weight_rule(q.scheme, parameters, block_index(q, n, k));
+      uint8_t& code = codes[static_cast<size_t>(n * q.K + k)];
+      code = nearest_code(levels, rule, W(n, k));
+      const double w = W(n, k);
+      const double difference = w - static_cast<double>(weight(rule, values[code]));
+      sums.error[static_cast<size_t>(k) % 16] += difference * difference;
+      sums.square[static_cast<size_t>(k) % 16] += w * w;
+    }
+    errors.set_row(n, sums);
+  }
+}
+
+}  // namespace
+
+QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
+                               const std::vector<int32_t>& group_of_column,
+                               const std::string& where, ScaleRounding* rounding) {
+  RoundedLinear result = fit_and_round(W, scheme, rule, group_of_column, where, false);
+  if (rounding != nullptr) *rounding = result.rounding;
+  return std::move(result.q);
+}
+
+RoundedLinear quantize_to_nearest(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
+                                  const std::vector<int32_t>& group_of_column,
+                                  const std::string& where) {
+  return fit_and_round(W, scheme, rule, group_of_column, where, true);
+}
+
+double round_to_nearest(ConstMatrixRef W, QuantizedLinear& q) {
+  Tensor codes = Tensor::allocate(Dtype::kU8, {q.N, q.K});
+  ErrorSum errors(q.N);
+  const std::vector<FittedBlock> blocks = integer_blocks(q);
+  if (blocks.empty()) {
+    round_generally(W, q, codes.mutable_values<uint8_t>(), errors);
+  } else {
+    const Job job = {
+        W,       q,      column_order(q.group_of_column, group_count(q.scheme.blocking, q.K)),
+        nullptr, blocks, nullptr,
+        true};
+    process_rows(job, codes.mutable_values<uint8_t>(), errors);
+  }
+  q.codes = std::move(codes);
+  return errors.relative();
+}
+
+}  // namespace nibble

@@ -1,0 +1,48 @@
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+#include "quantizers/solvers/solver.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
+
+namespace nibble {
+namespace {
+
+TEST(Solvers, EveryRowRoundsALayerTheSameTwice) {
+  std::set<std::string> names;
+  Matrix W(16, 96);
+  for (int64_t i = 0; i < W.size(); ++i) {
+    W.data()[i] = static_cast<float>((i * 37) % 101 - 50) / 64.F;
+  }
+  for (const Solver& row : solvers()) {
+    EXPECT_TRUE(names.emplace(row.name).second) << row.name;
+    EXPECT_FALSE(row.summary.empty());
+    EXPECT_FALSE(row.source.empty());
+    const LinearProblem problem = {
+        .W = W, .scheme = integer_scheme(4, 32, false, Dtype::kF16), .where = "layer"};
+    const SolverResult first = row.solve(problem);
+    EXPECT_NO_THROW(check(first.q, "layer"));
+    EXPECT_EQ(fingerprint(first.q), fingerprint(row.solve(problem).q)) << row.name;
+    // Uniform weights in +-0.8, step 0.8 * 2 / 15: an error of step / sqrt(12) over 0.8 / sqrt(3).
+    EXPECT_LT(first.weight_error, 1.2 / 15.) << row.name;
+    EXPECT_GT(first.weight_error, 0.) << row.name;
+  }
+}
+
+TEST(Solvers, UnknownNamesGetTheNearest) {
+  EXPECT_EQ(solver("rtn").name, "rtn");
+  try {
+    solver("rnt");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "no solver 'rnt' (did you mean 'rtn'?)");
+  }
+}
+
+}  // namespace
+}  // namespace nibble
