@@ -33,7 +33,9 @@ struct FormatModule {
       Dtype::kF16;  // of the weight as the checkpoint declares it (dense: as it is to be written)
   bool transposed = false;  // the model stores its dense weight as [K, N] (GPT-2's Conv1D)
   bool has_column_groups = false;
-  std::optional<Scheme> scheme;  // none: left as it is
+  Dtype codebook_type = Dtype::kF16;     // of QuantizedLinear::codebooks, where the scheme has them
+  Dtype input_scale_type = Dtype::kF32;  // of QuantizedLinear::input_scale, likewise
+  std::optional<Scheme> scheme;          // none: left as it is
 };
 
 struct Format {
@@ -41,11 +43,15 @@ struct Format {
   std::string_view summary;  // for lists
   std::string_view holds;    // "4 and 8 bit integers, groups or channels"
   std::string_view readers;  // programs known to load it: "vLLM, transformers"
+  // A file beside config.json that repeats quantization_config for some readers; empty: none.
+  std::string_view config_file;
 
   // The stored type of scales for a model of this dtype.
   Dtype (*scale_type)(Dtype model_dtype);
   // Empty if the module's scheme can be held exactly, else the reason.
   std::string (*refusal)(const FormatModule& module);
+  // Not empty if the module is held exactly but some of `readers` cannot load it: which, and why.
+  std::string (*caution)(const FormatModule& module);
   // The tensors encode will return, same order; shapes depend on the module alone.
   std::vector<TensorInfo> (*layout)(const FormatModule& module);
   std::vector<NamedTensor> (*encode)(const FormatModule& module, const QuantizedLinear& q);

@@ -35,4 +35,20 @@ struct GptqZeros {
   }
 };
 
+// Checkpoints of version 1 store zero - 1. GPTQModel subtracts from whole words, so that a zero of
+// 0 borrows from its neighbour, and adds it back likewise; its 3-bit fields wrap each by itself.
+// Words without a zero of 0 are the same either way.
+template <int kCodeBits>
+NIBBLE_HD constexpr uint32_t gptq_word_from_v1(uint32_t word) {
+  static_assert(32 % kCodeBits == 0);
+  return word + 0xFFFFFFFFu / ((1u << kCodeBits) - 1);
+}
+
+// A single field, 1 to 2^bits - 1 -> what version 1 stores.
+NIBBLE_HD constexpr uint8_t gptq_zero_to_v1(uint8_t zero) { return static_cast<uint8_t>(zero - 1); }
+template <int kCodeBits>
+NIBBLE_HD constexpr uint8_t gptq_zero_from_v1(uint8_t field) {
+  return static_cast<uint8_t>((field + 1) & ((1 << kCodeBits) - 1));
+}
+
 }  // namespace nibble

@@ -1,0 +1,193 @@
+// AWQ checkpoints, version "gemm". Page: formats/awq.md.
+#include "formats/packing/awq.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "formats/config_fields.h"
+#include "formats/format_rows.h"
+#include "formats/module_tensors.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr uint8_t kMiddle = 8;  // the zero point of symmetric schemes
+
+Dtype scale_type(Dtype /*model_dtype*/) { return Dtype::kF16; }
+
+std::string refusal(const FormatModule& module) {
+  const Scheme& scheme = *module.scheme;
+  if (module.name == "lm_head") return "awq loaders keep the output head as it is";
+  if (std::string reason = integer_refusal(module, false); !reason.empty()) return reason;
+  if (scheme.grid.bits != 4) {
+    return "awq holds 4 bits only, not " + std::to_string(scheme.grid.bits);
+  }
+  if (module.has_column_groups) return "awq has no column groups (act-order)";
+  if (scheme.scale->type != Dtype::kF16) {
+    return "awq stores scales as F16, not " + std::string(dtype_name(scheme.scale->type));
+  }
+  if (module.N % 8 != 0) {
+    return "awq packs along N: N = " + std::to_string(module.N) + " is not a multiple of 8";
+  }
+  return {};
+}
+
+std::string caution(const FormatModule& module) {
+  const int64_t columns = module.scheme->blocking.columns;
+  if (columns != kAll && columns != 16 && columns != 32 && columns != 64 && columns != 128) {
+    return "GPTQModel, through which transformers loads it, knows groups of 16, 32, 64, 128 and "
+           "whole rows";
+  }
+  return {};
+}
+
+// ---- tensors ------------------------------------------------------------------------------------
+
+std::vector<TensorInfo> layout(const FormatModule& module) {
+  const auto [name, N, K] = std::tie(module.name, module.N, module.K);
+  const int64_t groups = K / columns_of_group(module);
+  return {{name + ".qweight", Dtype::kI32, {K, N / 8}},
+          {name + ".qzeros", Dtype::kI32, {groups, N / 8}},
+          {name + ".scales", Dtype::kF16, {groups, N}}};
+}
+
+Tensor zeros_to_store(const QuantizedLinear& q, int64_t groups) {
+  if (!q.scheme.symmetric()) return q.zero.values;
+  Tensor zeros = Tensor::allocate(Dtype::kU8, {q.N, groups});
+  std::ranges::fill(zeros.mutable_values<uint8_t>(), kMiddle);
+  return zeros;
+}
+
+std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
+  check_announced(module, q);
+  const int64_t groups = q.K / columns_of_group(module);
+  const std::vector<TensorInfo> infos = layout(module);
+  const Tensor zeros = zeros_to_store(q, groups);
+  return {{infos[0].name, packed<AwqCodes>(q.codes, q.N, q.K, Dtype::kI32, infos[0].shape)},
+          {infos[1].name, packed<AwqCodes>(zeros, q.N, groups, Dtype::kI32, infos[1].shape)},
+          {infos[2].name, transposed(reshaped(q.scale.values, {q.N, groups}))}};
+}
+
+// ---- configuration ------------------------------------------------------------------------------
+
+int64_t config_group_size(const FormatModule& module) {
+  return module.scheme->blocking.columns == kAll ? -1 : module.scheme->blocking.columns;
+}
+
+Json config(std::span<const FormatModule> modules) {
+  const FormatModule* first = nullptr;
+  Json left = Json::array();
+  for (const FormatModule& module : modules) {
+    if (!module.scheme) {
+      if (module.name != "lm_head") left.push_back(module.name);
+    } else if (first == nullptr) {
+      first = &module;
+    } else if (config_group_size(module) != config_group_size(*first)) {
+      throw Error("awq",
+                  "'" + first->name + "' and '" + module.name +
+                      "' have different group sizes, but the config has one for the model",
+                  "use the format compressed-tensors or gptq");
+    }
+  }
+  Json config;
+  config["quant_method"] = "awq";
+  config["zero_point"] = true;  // symmetric schemes are stored with zero points of 8
+  config["group_size"] = first == nullptr ? -1 : config_group_size(*first);
+  config["bits"] = 4;
+  config["version"] = "gemm";
+  config["modules_to_not_convert"] = left.empty() ? Json() : std::move(left);
+  return config;
+}
+
+// ---- reading ------------------------------------------------------------------------------------
+
+bool recognizes(const Json& config) {
+  if (!config.is_object()) return false;
+  const std::string method = lower_name(config, "quant_method");
+  const bool old_file =
+      method.empty() && config.contains("w_bit") && config.contains("q_group_size");
+  if (method != "awq" && !old_file) return false;
+  if (lower_name(config, "backend") == "llm-awq") return false;
+  for (const char* key : {"version", "checkpoint_format", "format"}) {
+    if (const std::string version = lower_name(config, key); !version.empty()) {
+      return version == "gemm";
+    }
+  }
+  return true;
+}
+
+std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
+  return present_tensors(checkpoint, module, {"qweight", "qzeros", "scales"}, {});
+}
+
+// Under its name or the one that files beside config.json have.
+int64_t required_integer(const Json& config, const char* name, const char* other,
+                         const std::string& where) {
+  const auto value = integer_field(config, name, where);
+  const auto result = value ? value : integer_field(config, other, where);
+  if (!result) throw Error(where, "no " + std::string(name));
+  return *result;
+}
+
+QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
+                       int64_t K) {
+  const Json& config = checkpoint.quantization_config();
+  const std::string where = where_of_config(checkpoint);
+  const int64_t bits = required_integer(config, "bits", "w_bit", where);
+  if (bits != 4) throw Error(where, "bits " + std::to_string(bits), "awq gemm is read at 4 bits");
+  const int64_t group_size = required_integer(config, "group_size", "q_group_size", where);
+  const int64_t columns = group_size == -1 ? K : group_size;
+  if (columns < 1 || K % columns != 0 || N % 8 != 0) {
+    throw Error(where, "group_size " + std::to_string(group_size) + " does not fit '" + module +
+                           "' of shape " + to_string({N, K}));
+  }
+  const int64_t groups = K / columns;
+  QuantizedLinear q;
+  q.N = N;
+  q.K = K;
+  q.codes = unpacked<AwqCodes>(
+      checked_tensor(checkpoint, module + ".qweight", {Dtype::kI32}, {K, N / 8}), N, K);
+  q.zero.values = unpacked<AwqCodes>(
+      checked_tensor(checkpoint, module + ".qzeros", {Dtype::kI32}, {groups, N / 8}), N, groups);
+  q.scale.values = transposed(checked_tensor(
+      checkpoint, module + ".scales", {Dtype::kF16, Dtype::kBF16, Dtype::kF32}, {groups, N}));
+  const bool symmetric = std::ranges::all_of(q.zero.values.values<uint8_t>(),
+                                             [](uint8_t zero) { return zero == kMiddle; });
+  q.scheme =
+      integer_scheme(4, group_size == -1 ? kAll : group_size, symmetric, q.scale.values.dtype());
+  if (symmetric) q.zero.values = {};
+  check(q, checkpoint.folder().string() + ": " + module);
+  return q;
+}
+
+}  // namespace
+
+const Format kAwq = {
+    .name = "awq",
+    .summary = "AutoAWQ's checkpoints, version gemm",
+    .holds = "integers of 4 bits by group or channel",
+    .readers = "vLLM, SGLang, transformers with GPTQModel, AutoAWQ",
+    .config_file = {},
+    .scale_type = scale_type,
+    .refusal = refusal,
+    .caution = caution,
+    .layout = layout,
+    .encode = encode,
+    .config = config,
+    .recognizes = recognizes,
+    .tensors_of = tensors_of,
+    .decode = decode,
+};
+
+}  // namespace nibble

@@ -1,0 +1,363 @@
+// compressed-tensors "pack-quantized". Page: formats/compressed_tensors.md.
+#include "formats/packing/compressed_tensors.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "formats/config_fields.h"
+#include "formats/format_rows.h"
+#include "formats/module_tensors.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr std::string_view kMethod = "compressed-tensors";
+constexpr std::string_view kFormat = "pack-quantized";
+
+bool supported_bits(int bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
+
+bool per_tensor(const Scheme& scheme) { return scheme.blocking.rows == kAll; }
+
+Dtype scale_type(Dtype model_dtype) { return model_dtype; }
+
+std::string refusal(const FormatModule& module) {
+  const Scheme& scheme = *module.scheme;
+  if (std::string reason = integer_refusal(module, true); !reason.empty()) return reason;
+  if (!supported_bits(scheme.grid.bits)) return "it holds 2, 3, 4 and 8 bits";
+  if (per_tensor(scheme) && !scheme.symmetric()) return "it packs no zero point of a whole tensor";
+  const Dtype type = scheme.scale->type;
+  if (type != Dtype::kF16 && type != Dtype::kBF16 && type != Dtype::kF32) {
+    return "scales are F16, BF16 or F32, not " + std::string(dtype_name(type));
+  }
+  return {};
+}
+
+std::string caution(const FormatModule& module) {
+  const int bits = module.scheme->grid.bits;
+  if (bits == 2 || bits == 3) {
+    return "vLLM reads 4 and 8 bits, and releases of compressed-tensors before 2026 another 3-bit "
+           "layout; the format gptq is read more widely";
+  }
+  if (module.has_column_groups) {
+    return "compressed-tensors 0.20 dropped column groups (act-order); vLLM reads them";
+  }
+  if (module.transposed) return "transformers does not load it into Conv1D layers; vLLM does";
+  return {};
+}
+
+// ---- tensors ------------------------------------------------------------------------------------
+
+// Rows and columns of weight_scale.
+Shape scale_shape(const FormatModule& module) {
+  if (per_tensor(*module.scheme)) return {1};
+  return {module.N, module.K / columns_of_group(module)};
+}
+
+std::vector<TensorInfo> layout(const FormatModule& module) {
+  const auto [name, N, K] = std::tie(module.name, module.N, module.K);
+  const int bits = module.scheme->grid.bits;
+  std::vector<TensorInfo> tensors = {
+      {name + ".weight_packed", Dtype::kI32, {N, divide_up(K * bits, 32)}},
+      {name + ".weight_scale", module.scheme->scale->type, scale_shape(module)},
+      {name + ".weight_shape", Dtype::kI64, {2}}};
+  if (!module.scheme->symmetric()) {
+    const int64_t groups = K / columns_of_group(module);
+    tensors.push_back(
+        {name + ".weight_zero_point", Dtype::kI32, {divide_up(N * bits, 32), groups}});
+  }
+  if (module.has_column_groups) tensors.push_back({name + ".weight_g_idx", Dtype::kI32, {K}});
+  return tensors;
+}
+
+// Codes as they are: ours are the unsigned values that the format stores, with zero points too.
+std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
+  check_announced(module, q);
+  const std::vector<TensorInfo> infos = layout(module);
+  const std::array<int64_t, 2> shape = {q.N, q.K};
+  const int64_t groups = module.K / columns_of_group(module);
+  std::vector<NamedTensor> result;
+  const auto add = [&](Tensor tensor) {
+    result.push_back({infos[result.size()].name, std::move(tensor)});
+  };
+  with_bits(q.scheme.grid.bits, [&](auto bits) {
+    using Weights = CompressedTensorsWeights<bits>;
+    using Zeros = CompressedTensorsZeros<bits>;
+    add(packed<Weights>(q.codes, q.N, q.K, Dtype::kI32, infos[0].shape));
+    add(reshaped(q.scale.values, infos[1].shape));
+    add(Tensor::copy_of(Dtype::kI64, {2}, std::span<const int64_t>(shape)));
+    if (!q.scheme.symmetric()) {
+      add(packed<Zeros>(q.zero.values, q.N, groups, Dtype::kI32, infos[3].shape));
+    }
+  });
+  if (module.has_column_groups) add(column_group_tensor(q, columns_of_group(module)));
+  return result;
+}
+
+// ---- configuration ------------------------------------------------------------------------------
+
+// The arguments of one group of modules; loaders reject keys that they do not know.
+Json weight_arguments(const FormatModule& module) {
+  const Scheme& scheme = *module.scheme;
+  const bool grouped = !per_tensor(scheme) && scheme.blocking.columns != kAll;
+  Json arguments;
+  arguments["num_bits"] = scheme.grid.bits;
+  arguments["type"] = "int";
+  arguments["symmetric"] = scheme.symmetric();
+  arguments["strategy"] = per_tensor(scheme) ? "tensor" : grouped ? "group" : "channel";
+  if (grouped) arguments["group_size"] = scheme.blocking.columns;
+  arguments["dynamic"] = false;
+  if (module.has_column_groups) arguments["actorder"] = "group";
+  return arguments;
+}
+
+Json config_group(Json arguments, Json targets) {
+  Json group;
+  group["targets"] = std::move(targets);
+  group["weights"] = std::move(arguments);
+  group["input_activations"] = nullptr;
+  group["output_activations"] = nullptr;
+  group["format"] = kFormat;
+  return group;
+}
+
+Json config(std::span<const FormatModule> modules) {
+  std::vector<std::pair<Json, Json>> groups;  // arguments, names of modules
+  Json ignore = Json::array();
+  bool head_known = false;
+  for (const FormatModule& module : modules) {
+    head_known = head_known || module.name == "lm_head";
+    if (!module.scheme) {
+      ignore.push_back(module.name);
+      continue;
+    }
+    const Json arguments = weight_arguments(module);
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const auto& known) { return known.first == arguments; });
+    if (group == groups.end()) group = groups.insert(groups.end(), {arguments, Json::array()});
+    group->second.push_back(module.name);
+  }
+  // A tied head is no module of the checkpoint, but one of the loader's model.
+  if (!head_known) ignore.push_back("lm_head");
+  if (groups.size() == 1) groups[0].second = Json::array({"Linear"});
+
+  Json config;
+  config["quant_method"] = kMethod;
+  config["format"] = kFormat;
+  config["quantization_status"] = "compressed";
+  for (size_t i = 0; i < groups.size(); ++i) {
+    config["config_groups"]["group_" + std::to_string(i)] =
+        config_group(std::move(groups[i].first), std::move(groups[i].second));
+  }
+  config["ignore"] = std::move(ignore);
+  config["kv_cache_scheme"] = nullptr;
+  config["global_compression_ratio"] = nullptr;
+  config["sparsity_config"] = Json::object();
+  config["transform_config"] = Json::object();
+  config["version"] = "0.9.0";  // required by some loaders, used by none
+  return config;
+}
+
+// ---- reading ------------------------------------------------------------------------------------
+
+bool recognizes(const Json& config) {
+  if (lower_name(config, "quant_method") != kMethod) return false;
+  const std::string format = lower_name(config, "format");
+  if (format == kFormat) return true;
+  const auto groups = config.find("config_groups");
+  if (groups == config.end() || !groups->is_object() || groups->empty()) return false;
+  return std::all_of(groups->begin(), groups->end(),
+                     [](const Json& group) { return lower_name(group, "format") == kFormat; });
+}
+
+std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
+  return present_tensors(checkpoint, module, {"weight_packed", "weight_scale", "weight_shape"},
+                         {"weight_zero_point", "weight_g_idx"});
+}
+
+// How well a target names a module: 3 by name, 2 by expression, 1 by class, 0 not.
+int match(const Json& target, const std::string& module, const std::string& where) {
+  if (!target.is_string()) throw Error(where, "a target is no string");
+  const auto& text = target.get_ref<const std::string&>();
+  if (text == module) return 3;
+  if (text.starts_with("re:")) return matches_at_start(text.substr(3), module, where) ? 2 : 0;
+  return text == "Linear" || text == "Conv1D" ? 1 : 0;
+}
+
+// The group of config_groups that is meant for the module.
+const Json& group_of(const Json& config, const std::string& module, const std::string& where) {
+  const auto groups = config.find("config_groups");
+  if (groups == config.end() || !groups->is_object()) throw Error(where, "no config_groups");
+  const Json* best = nullptr;
+  int best_match = 0;
+  for (const Json& group : *groups) {
+    const auto targets = group.is_object() ? group.find("targets") : group.end();
+    if (!group.is_object() || targets == group.end() || !targets->is_array()) {
+      throw Error(where, "a config group has no list of targets");
+    }
+    for (const Json& target : *targets) {
+      if (const int found = match(target, module, where); found > best_match) {
+        best = &group;
+        best_match = found;
+      }
+    }
+  }
+  if (best == nullptr) {
+    throw Error(where, "no config group has '" + module + "', which is stored packed, as a target");
+  }
+  return *best;
+}
+
+struct Arguments {
+  int bits = 0;
+  int64_t group_size = kAll;
+  bool symmetric = true;
+  bool per_tensor = false;
+};
+
+[[noreturn]] void not_read(const std::string& where, const std::string& what) {
+  throw Error(where, what + " is not read yet",
+              "read: pack-quantized integers of 2, 3, 4 and 8 bits by tensor, channel or group");
+}
+
+Arguments arguments_of(const Json& group, const std::string& where) {
+  const auto found = group.find("weights");
+  if (found == group.end() || !found->is_object()) throw Error(where, "a group has no 'weights'");
+  const Json& weights = *found;
+  for (const char* key : {"input_activations", "output_activations"}) {
+    const auto activations = group.find(key);
+    if (activations != group.end() && !activations->is_null()) not_read(where, key);
+  }
+  if (const auto format = string_field(group, "format", where); format && *format != kFormat) {
+    not_read(where, "format '" + *format + "'");
+  }
+  if (const auto type = string_field(weights, "type", where); type && *type != "int") {
+    not_read(where, "type '" + *type + "'");
+  }
+  const int64_t bits = integer_field(weights, "num_bits", where).value_or(8);
+  if (bits < 0 || bits > 8 || !supported_bits(static_cast<int>(bits))) {
+    not_read(where, "num_bits " + std::to_string(bits));
+  }
+  Arguments arguments{.bits = static_cast<int>(bits),
+                      .symmetric = bool_field(weights, "symmetric", where).value_or(true)};
+  const int64_t group_size = integer_field(weights, "group_size", where).value_or(0);
+  const std::string inferred = group_size > 0 ? "group" : group_size < 0 ? "channel" : "tensor";
+  const std::string strategy = string_field(weights, "strategy", where).value_or(inferred);
+  if (strategy == "group") {
+    if (group_size < 1) throw Error(where, "group_size " + std::to_string(group_size));
+    arguments.group_size = group_size;
+  } else if (strategy == "tensor") {
+    arguments.per_tensor = true;
+    if (!arguments.symmetric) not_read(where, "a zero point of a whole tensor");
+  } else if (strategy != "channel") {
+    not_read(where, "strategy '" + strategy + "'");
+  }
+  return arguments;
+}
+
+// Of the dense layout and the one that pads every word, the one whose size the array has; dense
+// where both have the same.
+template <typename Dense, typename Padded>
+Tensor unpack_either(const Checkpoint& checkpoint, const std::string& name, int64_t N, int64_t K,
+                     const Shape& dense, const Shape& padded) {
+  if (checkpoint.info(name).info.shape == padded && padded != dense) {
+    return unpacked<Padded>(checked_tensor(checkpoint, name, {Dtype::kI32}, padded), N, K);
+  }
+  return unpacked<Dense>(checked_tensor(checkpoint, name, {Dtype::kI32}, dense), N, K);
+}
+
+void check_weight_shape(const Checkpoint& checkpoint, const std::string& name, int64_t N,
+                        int64_t K) {
+  const Tensor tensor = checked_tensor(checkpoint, name, {Dtype::kI64, Dtype::kI32}, {2});
+  Shape shape(2);
+  for (size_t i = 0; i < 2; ++i) {
+    shape[i] =
+        tensor.dtype() == Dtype::kI64 ? tensor.values<int64_t>()[i] : tensor.values<int32_t>()[i];
+  }
+  if (shape != Shape{N, K}) {
+    throw Error(where_of(checkpoint, name),
+                to_string(shape) + ", expected " + to_string({N, K}) + " from config.json");
+  }
+}
+
+// weight_g_idx; -1 anywhere means that it was never filled in.
+std::vector<int32_t> read_column_groups(const Checkpoint& checkpoint, const std::string& module,
+                                        int64_t K, int64_t columns) {
+  const std::string name = module + ".weight_g_idx";
+  if (!checkpoint.has(name)) return {};
+  const Tensor tensor = checked_tensor(checkpoint, name, {Dtype::kI32}, {K});
+  const std::span<const int32_t> values = tensor.values<int32_t>();
+  if (std::find(values.begin(), values.end(), -1) != values.end()) return {};
+  return column_groups(checkpoint, name, K, columns, K / columns);
+}
+
+QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
+                       int64_t K) {
+  const std::string where = where_of_config(checkpoint);
+  const Arguments arguments =
+      arguments_of(group_of(checkpoint.quantization_config(), module, where), where);
+  const int64_t columns = arguments.group_size == kAll ? K : arguments.group_size;
+  if (K % columns != 0) {
+    throw Error(where, "group_size " + std::to_string(columns) +
+                           " does not divide K = " + std::to_string(K) + " of '" + module + "'");
+  }
+  const int64_t groups = K / columns;
+  check_weight_shape(checkpoint, module + ".weight_shape", N, K);
+
+  QuantizedLinear q;
+  q.N = N;
+  q.K = K;
+  q.scale.values =
+      checked_tensor(checkpoint, module + ".weight_scale", {Dtype::kF16, Dtype::kBF16, Dtype::kF32},
+                     arguments.per_tensor ? Shape{1} : Shape{N, groups});
+  q.scheme = integer_scheme(arguments.bits, arguments.group_size, arguments.symmetric,
+                            q.scale.values.dtype(), arguments.per_tensor);
+  const std::string zero = module + ".weight_zero_point";
+  with_bits(arguments.bits, [&](auto bits) {
+    constexpr int64_t per_word = 32 / bits;
+    q.codes = unpack_either<CompressedTensorsWeights<bits>, CompressedTensorsPaddedWeights<bits>>(
+        checkpoint, module + ".weight_packed", N, K, {N, divide_up(K * bits, 32)},
+        {N, divide_up(K, per_word)});
+    if (arguments.symmetric) return;
+    q.zero.values = unpack_either<CompressedTensorsZeros<bits>, CompressedTensorsPaddedZeros<bits>>(
+        checkpoint, zero, N, groups, {divide_up(N * bits, 32), groups},
+        {divide_up(N, per_word), groups});
+  });
+  if (arguments.symmetric && checkpoint.has(zero)) {
+    throw Error(where_of(checkpoint, zero), "a zero point, but the config says symmetric");
+  }
+  q.group_of_column = read_column_groups(checkpoint, module, K, columns);
+  check(q, checkpoint.folder().string() + ": " + module);
+  return q;
+}
+
+}  // namespace
+
+const Format kCompressedTensors = {
+    .name = kMethod,
+    .summary = "vLLM's own format, pack-quantized",
+    .holds = "integers of 2, 3, 4 and 8 bits by group, channel or tensor, act-order",
+    .readers = "vLLM, SGLang, transformers with compressed-tensors (2 and 3 bits: the latter only)",
+    .config_file = {},
+    .scale_type = scale_type,
+    .refusal = refusal,
+    .caution = caution,
+    .layout = layout,
+    .encode = encode,
+    .config = config,
+    .recognizes = recognizes,
+    .tensors_of = tensors_of,
+    .decode = decode,
+};
+
+}  // namespace nibble

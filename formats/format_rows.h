@@ -1,0 +1,14 @@
+// The rows of the format table, one a file. Private to this folder: others use formats().
+#pragma once
+
+#include "formats/format.h"
+
+namespace nibble {
+
+extern const Format kCompressedTensors;
+extern const Format kGptq;
+extern const Format kAwq;
+extern const Format kNibble;
+extern const Format kDense;
+
+}  // namespace nibble

@@ -1,0 +1,47 @@
+#include <array>
+#include <string>
+#include <vector>
+
+#include "formats/config_fields.h"
+#include "formats/format.h"
+#include "formats/format_rows.h"
+#include "formats/module_tensors.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+
+std::span<const Format> formats() {
+  static const std::array kRows = {kCompressedTensors, kGptq, kAwq, kNibble, kDense};
+  return kRows;
+}
+
+const Format& format(const std::string& name) {
+  std::vector<std::string> names;
+  std::string known;
+  for (const Format& row : formats()) {
+    if (row.name == name) return row;
+    names.emplace_back(row.name);
+    known += (known.empty() ? "" : ", ") + names.back();
+  }
+  const std::string nearest = nearest_name(name, names);
+  throw Error("", "unknown format '" + name + "'",
+              (nearest.empty() ? "" : "did you mean '" + nearest + "'? ") + "known: " + known);
+}
+
+const Format* format_of(const Checkpoint& checkpoint) {
+  const Json& config = checkpoint.quantization_config();
+  if (config.is_null()) return nullptr;
+  for (const Format& row : formats()) {
+    if (row.recognizes(config)) return &row;
+  }
+  std::string found = "quant_method '" + lower_name(config, "quant_method") + "'";
+  for (const char* key : {"format", "checkpoint_format", "version"}) {
+    if (const std::string value = lower_name(config, key); !value.empty()) {
+      found += ", " + std::string(key) + " '" + value + "'";
+    }
+  }
+  throw Error(where_of_config(checkpoint), found + ": not read yet",
+              "read: compressed-tensors pack-quantized, gptq (v1 and v2), awq gemm, nibble");
+}
+
+}  // namespace nibble
