@@ -66,4 +66,23 @@ ColumnOrder column_order(const std::vector<int32_t>& group_of_column, int64_t gr
   return order;
 }
 
+void list_runs(const Blocking& blocking, const ColumnOrder& order, int64_t K, int64_t n,
+               std::vector<Run>& runs) {
+  int64_t block = block_at(blocking, K, n, 0);
+  if (!blocking.flattened && !runs.empty()) {  // only the blocks differ between rows
+    for (Run& run : runs) run.block = block++;
+    return;
+  }
+  runs.clear();
+  for (size_t g = 1; g < order.start.size(); ++g) {
+    runs.push_back({order.start[g - 1], order.start[g], block++});
+  }
+  if (!order.start.empty()) return;
+  for (int64_t k = 0; k < K;) {
+    const int64_t end = block_end(blocking, K, n, k);
+    runs.push_back({k, end, block++});
+    k = end;
+  }
+}
+
 }  // namespace nibble

@@ -1,7 +1,6 @@
 // Where the blocks of a matrix lie, walked row by row. Private to src/quantized.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -29,26 +28,15 @@ struct ColumnOrder {
 // group_of_column: [K] entries below `groups`, or empty.
 ColumnOrder column_order(const std::vector<int32_t>& group_of_column, int64_t groups);
 
-// visit(first, end, block): runs of row n, places [first, end) of the order, one block each; a
-// group without columns is an empty run.
-template <typename Visit>
-void for_each_run(const Blocking& blocking, const ColumnOrder& order, int64_t K, int64_t n,
-                  const Visit& visit) {
-  const int64_t groups = static_cast<int64_t>(order.start.size()) - 1;
-  if (groups >= 0) {
-    const int64_t first_block = block_at(blocking, K, n, 0);
-    for (int64_t g = 0; g < groups; ++g) {
-      const auto at = static_cast<size_t>(g);
-      visit(order.start[at], order.start[at + 1], first_block + g);
-    }
-    return;
-  }
-  int64_t block = block_at(blocking, K, n, 0);
-  for (int64_t k = 0; k < K; ++block) {
-    const int64_t end = block_end(blocking, K, n, k);
-    visit(k, end, block);
-    k = end;
-  }
-}
+// Places [first, end) of a row, in such an order, that share their parameters.
+struct Run {
+  int64_t first;
+  int64_t end;
+  int64_t block;
+};
+// Makes `runs`, empty or those of another row, the runs of row n; a group without columns is an
+// empty run.
+void list_runs(const Blocking& blocking, const ColumnOrder& order, int64_t K, int64_t n,
+               std::vector<Run>& runs);
 
 }  // namespace nibble

@@ -1,16 +1,19 @@
 #include "src/quantized/fit_block.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "src/quantized/blocks.h"
+#include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/round_paths.h"
 #include "src/quantized/scheme.h"
@@ -18,6 +21,7 @@
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -25,16 +29,8 @@ namespace {
 // Weights of a block whose extremes are found by several threads.
 constexpr int64_t kChunk = 1 << 16;
 
-// Stores `value` as `type` at `place`; returns what reads back.
-float store(float value, Dtype type, std::byte* place) {
-  if (type == Dtype::kF16) {
-    const uint16_t bits = float_to_f16(value);
-    std::memcpy(place, &bits, sizeof bits);
-    return f16_to_float(bits);
-  }
-  from_float({&value, 1}, type, {place, static_cast<size_t>(dtype_bits(type)) / 8});
-  return round_to(value, type);
-}
+// Runs whose scales are rounded together.
+constexpr size_t kTogether = 64;
 
 // True if the stored scale stands for the fitted one: types without infinity saturate.
 bool is_in_range(float fitted, float stored, Dtype type) {
@@ -42,25 +38,88 @@ bool is_in_range(float fitted, float stored, Dtype type) {
   return std::fabs(fitted) <= largest_finite(type);
 }
 
-Extremes joined(const Extremes& a, const Extremes& b) {
-  return {std::min(a.smallest, b.smallest), std::max(a.largest, b.largest), a.finite && b.finite};
+template <typename Bits>
+void store_16(std::span<float> values, Bits (*narrow)(float), float (*widen)(Bits),
+              std::span<std::byte> place) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Bits bits = narrow(values[i]);
+    std::memcpy(place.data() + i * sizeof bits, &bits, sizeof bits);
+    values[i] = widen(bits);
+  }
 }
 
-// By several threads when there is enough work; the result does not depend on how it is cut.
-Extremes extremes_of(std::span<const float> weights) {
-  const RoundPath& path = *round_paths().back();
-  const auto size = static_cast<int64_t>(weights.size());
-  const int64_t chunks = (size + kChunk - 1) / kChunk;
-  if (chunks < 2) return path.extremes(weights);
-  std::vector<Extremes> found(static_cast<size_t>(chunks));
-#pragma omp parallel for schedule(static)
-  for (int64_t c = 0; c < chunks; ++c) {
-    const int64_t length = std::min(kChunk, size - c * kChunk);
-    found[static_cast<size_t>(c)] = path.extremes(
-        weights.subspan(static_cast<size_t>(c * kChunk), static_cast<size_t>(length)));
+// Stores `values` as `type` in `place` and makes them what reads back. (from_float is for long
+// arrays: it may start threads.)
+void store(std::span<float> values, Dtype type, std::span<std::byte> place) {
+  if (type == Dtype::kF16) {
+    store_16(values, float_to_f16, f16_to_float, place);
+  } else if (type == Dtype::kBF16) {
+    store_16(values, float_to_bf16, bf16_to_float, place);
+  } else if (type == Dtype::kF32) {
+    std::memcpy(place.data(), values.data(), values.size_bytes());
+  } else {
+    from_float(values, type, place);
+    to_float({type, {std::ssize(values)}, place, Device::kCpu}, values);
   }
-  Extremes all = found[0];
-  for (const Extremes& part : found) all = joined(all, part);
+}
+
+// At most kTogether runs.
+FitCount fit_together(const Fit& fit, const float* weights, std::span<const Run> runs,
+                      const Extremes* extremes, FittedBlock* blocks) {
+  const Grid& grid = fit.scheme.grid;
+  const Dtype type = fit.scheme.scale->type;
+  const auto highest = static_cast<float>((1 << grid.bits) - 1);
+  const size_t width = static_cast<size_t>(dtype_bits(type)) / 8;
+  const auto first = static_cast<size_t>(runs[0].block);
+  const std::span<std::byte> place = fit.scales.subspan(first * width, runs.size() * width);
+  std::array<float, kTogether> scales;
+  std::array<float, kTogether> minimums;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const std::span<const float> run(weights + runs[r].first, weights + runs[r].end);
+    const BlockParameters found = fit.rule.fit(run, extremes[r], grid, fit.scheme.symmetric());
+    scales[r] = blocks[r].fitted = found.scale;
+    minimums[r] = found.minimum;
+  }
+  store(std::span(scales).first(runs.size()), type, place);
+  FitCount count;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const bool has_weight = extremes[r].smallest != 0.f || extremes[r].largest != 0.f;
+    if (scales[r] == 0.f && has_weight) {
+      scales[r] = std::copysign(smallest_positive(type), blocks[r].fitted);
+      store({&scales[r], 1}, type, place.subspan(r * width, width));
+      ++count.raised;
+    }
+    if (!extremes[r].finite || !is_in_range(blocks[r].fitted, scales[r], type)) {
+      count.failed = std::min(count.failed, runs[r].block);
+      continue;
+    }
+    blocks[r].scale = scales[r];
+    if (fit.zeros.empty()) continue;
+    blocks[r].zero = std::clamp(fit.rule.zero(minimums[r], scales[r]), 0.f, highest);
+    fit.zeros[first + r] = static_cast<uint8_t>(blocks[r].zero);
+  }
+  return count;
+}
+
+// Of one run, by several threads when there is enough work; the result does not depend on how it
+// is cut.
+Extremes extremes_of(std::span<const float> weights) {
+  std::vector<Run> runs;
+  for (int64_t first = 0; first < std::ssize(weights); first += kChunk) {
+    runs.push_back({first, std::min(first + kChunk, std::ssize(weights)), 0});
+  }
+  std::vector<Extremes> found(runs.size());
+  const RoundPath& path = *round_paths().back();
+#pragma omp parallel for schedule(static) if (runs.size() > 1)
+  for (size_t r = 0; r < runs.size(); ++r) {
+    path.extremes(weights.data(), {&runs[r], 1}, &found[r]);
+  }
+  Extremes all = found.empty() ? Extremes{} : found[0];
+  for (const Extremes& part : found) {
+    all.smallest = std::min(all.smallest, part.smallest);
+    all.largest = std::max(all.largest, part.largest);
+    all.finite = all.finite && part.finite;
+  }
   return all;
 }
 
@@ -88,12 +147,13 @@ std::span<const float> gather_block(ConstMatrixRef W, const Blocking& blocking,
     return buffer;
   }
   const auto [first_row, end_row] = rows_of(blocking, W.rows(), W.cols(), block);
+  std::vector<Run> runs;
+  list_runs(blocking, order, W.cols(), first_row, runs);
+  const Run& run = runs[static_cast<size_t>(block - runs[0].block)];
   for (int64_t n = first_row; n < end_row; ++n) {
-    for_each_run(blocking, order, W.cols(), n, [&](int64_t from, int64_t to, int64_t at) {
-      for (int64_t i = from; at == block && i < to; ++i) {
-        buffer.push_back(W(n, order.column.empty() ? i : order.column[static_cast<size_t>(i)]));
-      }
-    });
+    for (int64_t i = run.first; i < run.end; ++i) {
+      buffer.push_back(W(n, order.column.empty() ? i : order.column[static_cast<size_t>(i)]));
+    }
   }
   return buffer;
 }
@@ -121,48 +181,30 @@ void check_fittable(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rul
   if (W.rows() < 1 || W.cols() < 1) throw Error(where, "no weights");
 }
 
-FitResult fit_block(const Fit& fit, std::span<const float> weights, const Extremes& extremes,
-                    int64_t block) {
-  const Scheme& scheme = fit.scheme;
-  FitResult result;
-  result.failed = !extremes.finite;
-  if (result.failed) return result;
-  const BlockParameters found = fit.rule.fit(weights, extremes, scheme.grid, scheme.symmetric());
-  const Dtype type = scheme.scale->type;
-  const auto at = static_cast<size_t>(block);
-  std::byte* place = fit.scales.data() + at * static_cast<size_t>(dtype_bits(type)) / 8;
-  result.block.fitted = found.scale;
-  result.block.scale = store(found.scale, type, place);
-  const bool has_weight = extremes.smallest != 0.f || extremes.largest != 0.f;
-  if (result.block.scale == 0.f && has_weight) {
-    result.raised = true;
-    result.block.scale = store(std::copysign(smallest_positive(type), found.scale), type, place);
+FitCount fit_runs(const Fit& fit, const float* weights, std::span<const Run> runs,
+                  const Extremes* extremes, FittedBlock* blocks) {
+  FitCount count;
+  for (size_t first = 0; first < runs.size(); first += kTogether) {
+    const auto part = runs.subspan(first, std::min(kTogether, runs.size() - first));
+    count.add(fit_together(fit, weights, part, extremes + first, blocks + first));
   }
-  result.failed = !is_in_range(found.scale, result.block.scale, type);
-  if (scheme.zero && !result.failed) {
-    const float zero = fit.rule.zero(found.minimum, result.block.scale);
-    const auto highest = static_cast<float>((1 << scheme.grid.bits) - 1);
-    result.block.zero = std::clamp(zero, 0.f, highest);
-    fit.zeros[at] = static_cast<uint8_t>(result.block.zero);
-  }
-  return result;
+  return count;
 }
 
-std::vector<FittedBlock> fit_blocks(const Fit& fit, ConstMatrixRef W, const ColumnOrder& order,
-                                    const std::string& where, int64_t& raised) {
-  const Scheme& scheme = fit.scheme;
-  std::vector<FittedBlock> blocks(
-      static_cast<size_t>(block_count(scheme.blocking, W.rows(), W.cols())));
+FitCount fit_blocks(const Fit& fit, ConstMatrixRef W, const ColumnOrder& order,
+                    std::vector<FittedBlock>& blocks) {
+  const Blocking& blocking = fit.scheme.blocking;
+  blocks.assign(static_cast<size_t>(block_count(blocking, W.rows(), W.cols())), {});
   std::vector<float> buffer;
+  FitCount count;
   for (size_t block = 0; block < blocks.size(); ++block) {
     const auto at = static_cast<int64_t>(block);
-    const auto weights = gather_block(W, scheme.blocking, order, at, buffer);
-    const FitResult result = fit_block(fit, weights, extremes_of(weights), at);
-    if (result.failed) fail(W, scheme, at, where);
-    raised += result.raised ? 1 : 0;
-    blocks[block] = result.block;
+    const auto weights = gather_block(W, blocking, order, at, buffer);
+    const Run run = {0, std::ssize(weights), at};
+    const Extremes extremes = extremes_of(weights);
+    count.add(fit_runs(fit, weights.data(), {&run, 1}, &extremes, &blocks[block]));
   }
-  return blocks;
+  return count;
 }
 
 void fail(ConstMatrixRef W, const Scheme& scheme, int64_t block, const std::string& where) {

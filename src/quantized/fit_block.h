@@ -1,8 +1,10 @@
 // The parameters of one block: what fit_parameters does, block by block. Private to src/quantized.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,20 +29,26 @@ struct Fit {
   std::span<uint8_t> zeros;     // [blocks]; empty when symmetric
 };
 
-struct FitResult {
-  FittedBlock block;
-  bool raised = false;
-  bool failed = false;  // NaN or infinity among the weights, or an infinite scale
+inline constexpr int64_t kNoBlock = std::numeric_limits<int64_t>::max();
+
+struct FitCount {
+  int64_t raised = 0;         // blocks whose scale would have been zero
+  int64_t failed = kNoBlock;  // first with a weight that is not finite or an infinite scale
+
+  void add(const FitCount& other) {
+    raised += other.raised;
+    failed = std::min(failed, other.failed);
+  }
 };
 
-// Stores the parameters of `block`, unless it failed.
-FitResult fit_block(const Fit& fit, std::span<const float> weights, const Extremes& extremes,
-                    int64_t block);
+// Fits runs of a row, whole blocks with consecutive numbers, and stores their parameters.
+// extremes, blocks: [runs].
+FitCount fit_runs(const Fit& fit, const float* weights, std::span<const Run> runs,
+                  const Extremes* extremes, FittedBlock* blocks);
 
-// Those of blockings whose blocks are not parts of single rows; fails on the first bad one.
-// raised: counts blocks with FitResult::raised.
-std::vector<FittedBlock> fit_blocks(const Fit& fit, ConstMatrixRef W, const ColumnOrder& order,
-                                    const std::string& where, int64_t& raised);
+// The same for blockings whose blocks are not parts of single rows: all blocks.
+FitCount fit_blocks(const Fit& fit, ConstMatrixRef W, const ColumnOrder& order,
+                    std::vector<FittedBlock>& blocks);
 
 // Throws the Error of a failed block: of NaN or infinity anywhere in W, else of its scale.
 [[noreturn]] void fail(ConstMatrixRef W, const Scheme& scheme, int64_t block,

@@ -77,9 +77,10 @@ std::vector<float> values_of(const std::optional<Parameter>& parameter,
   return result;
 }
 
-// Rows whose codes are levels of one table: runs of a block, gathered when columns have groups.
-// ordered: [K] codes and weights in the order of the groups.
+// What a thread needs for a row: its runs, and when columns have groups, codes and weights [K] in
+// the order of those.
 struct Ordered {
+  std::vector<Run> runs;
   std::vector<uint8_t> codes;
   std::vector<float> weights;
 };
@@ -93,10 +94,11 @@ void dequantize_row(const QuantizedLinear& q, const FloatParameters& parameters,
   for (size_t i = 0; i < moved; ++i) ordered.codes[i] = codes[order.column[i]];
   const uint8_t* in = moved > 0 ? ordered.codes.data() : codes;
   float* weights = moved > 0 ? ordered.weights.data() : out;
-  for_each_run(q.scheme.blocking, order, q.K, n, [&](int64_t first, int64_t end, int64_t block) {
-    path.dequantize({in + first, static_cast<size_t>(end - first)}, levels,
-                    weight_rule(q.scheme, parameters, block), weights + first);
-  });
+  list_runs(q.scheme.blocking, order, q.K, n, ordered.runs);
+  for (const Run& run : ordered.runs) {
+    path.dequantize({in + run.first, in + run.end}, levels,
+                    weight_rule(q.scheme, parameters, run.block), weights + run.first);
+  }
   for (size_t i = 0; i < moved; ++i) out[order.column[i]] = ordered.weights[i];
 }
 

@@ -2,10 +2,12 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cstddef>
+#include <array>
 #include <cstdint>
+#include <iterator>
 #include <span>
 
+#include "src/quantized/blocks.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/round_paths.h"
 
@@ -14,7 +16,7 @@
 namespace nibble {
 namespace {
 
-constexpr size_t kWidth = 8;
+constexpr int64_t kWidth = 8;
 
 NIBBLE_AVX2 inline __m256d lower(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
 NIBBLE_AVX2 inline __m256d upper(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
@@ -30,32 +32,35 @@ NIBBLE_AVX2 inline __m256i not_finite(__m256 x) {
   return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(x), exponent), exponent);
 }
 
-NIBBLE_AVX2 Extremes extremes(std::span<const float> weights) {
-  if (weights.size() < kWidth) return kScalarRound.extremes(weights);
-  __m256 smallest = _mm256_loadu_ps(weights.data());
+NIBBLE_AVX2 Extremes extremes_of(const float* weights, int64_t n) {
+  const Run tail = {n / kWidth * kWidth, n, 0};
+  Extremes found;
+  kScalarRound.extremes(weights, {&tail, 1}, &found);
+  if (n < kWidth) return found;
+  __m256 smallest = _mm256_loadu_ps(weights);
   __m256 largest = smallest;
   __m256i bad = _mm256_setzero_si256();
-  size_t i = 0;
-  for (; i + kWidth <= weights.size(); i += kWidth) {
-    const __m256 w = _mm256_loadu_ps(weights.data() + i);
+  for (int64_t i = 0; i < tail.first; i += kWidth) {
+    const __m256 w = _mm256_loadu_ps(weights + i);
     smallest = _mm256_min_ps(smallest, w);
     largest = _mm256_max_ps(largest, w);
     bad = _mm256_or_si256(bad, not_finite(w));
   }
-  std::array<float, 2 * kWidth> lanes{};
-  _mm256_storeu_ps(lanes.data(), smallest);
-  _mm256_storeu_ps(lanes.data() + kWidth, largest);
-  const Extremes rest = kScalarRound.extremes(weights.subspan(i));
-  Extremes found = {lanes[0], lanes[kWidth], _mm256_testz_si256(bad, bad) != 0 && rest.finite};
-  for (size_t lane = 0; lane < kWidth; ++lane) {
-    found.smallest = std::min(found.smallest, lanes[lane]);
-    found.largest = std::max(found.largest, lanes[kWidth + lane]);
-  }
-  if (i < weights.size()) {
-    found.smallest = std::min(found.smallest, rest.smallest);
-    found.largest = std::max(found.largest, rest.largest);
-  }
+  std::array<float, kWidth> low{};
+  std::array<float, kWidth> high{};
+  _mm256_storeu_ps(low.data(), smallest);
+  _mm256_storeu_ps(high.data(), largest);
+  if (tail.first == n) found = {low[0], high[0], true};
+  found.smallest = std::min(found.smallest, *std::min_element(low.begin(), low.end()));
+  found.largest = std::max(found.largest, *std::max_element(high.begin(), high.end()));
+  found.finite = found.finite && _mm256_testz_si256(bad, bad) != 0;
   return found;
+}
+
+NIBBLE_AVX2 void extremes(const float* weights, std::span<const Run> runs, Extremes* extremes) {
+  for (size_t r = 0; r < runs.size(); ++r) {
+    extremes[r] = extremes_of(weights + runs[r].first, runs[r].end - runs[r].first);
+  }
 }
 
 struct Constants {
@@ -82,24 +87,32 @@ NIBBLE_AVX2 inline __m256i round_eight(const float* weights, const Constants& ru
   return _mm256_sub_epi32(level, rule.first);
 }
 
-NIBBLE_AVX2 void round(std::span<const float> weights, RoundRule rule, uint8_t* codes,
-                       RowSums& sums) {
+// Whole sixteens of a run; returns how far it came.
+NIBBLE_AVX2 int64_t round_sixteens(const float* weights, const Run& run, const RoundRule& rule,
+                                   uint8_t* codes, RowSums& sums) {
   const Constants constants = {
       _mm256_set1_ps(rule.scale), _mm256_set1_ps(static_cast<float>(rule.first)),
       _mm256_set1_ps(static_cast<float>(rule.first + rule.last)), _mm256_set1_epi32(rule.first)};
-  size_t i = 0;
-  for (; i + 2 * kWidth <= weights.size(); i += 2 * kWidth) {
-    const __m256i a =
-        round_eight(weights.data() + i, constants, sums.error.data(), sums.square.data());
-    const __m256i b = round_eight(weights.data() + i + kWidth, constants,
-                                  sums.error.data() + kWidth, sums.square.data() + kWidth);
+  int64_t i = run.first;
+  for (; i + 2 * kWidth <= run.end; i += 2 * kWidth) {
+    const __m256i a = round_eight(weights + i, constants, sums.error.data(), sums.square.data());
+    const __m256i b = round_eight(weights + i + kWidth, constants, sums.error.data() + kWidth,
+                                  sums.square.data() + kWidth);
     // 32 to 16 bits inside each half of the vector, then the halves in order, then to bytes.
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8);
     const __m128i bytes =
         _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), bytes);
   }
-  if (i < weights.size()) kScalarRound.round(weights.subspan(i), rule, codes + i, sums);
+  return i;
+}
+
+NIBBLE_AVX2 void round(const float* weights, std::span<const Run> runs, const RoundRule* rules,
+                       uint8_t* codes, RowSums& sums) {
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const Run tail = {round_sixteens(weights, runs[r], rules[r], codes, sums), runs[r].end, 0};
+    if (tail.first < tail.end) kScalarRound.round(weights, {&tail, 1}, rules + r, codes, sums);
+  }
 }
 
 NIBBLE_AVX2 inline __m256 weight_of(const WeightRule& rule, __m256 level) {
@@ -110,12 +123,12 @@ NIBBLE_AVX2 inline __m256 weight_of(const WeightRule& rule, __m256 level) {
 
 // At most 16 levels: their weights once, then look-ups in two registers; bit 3 of the code, moved
 // to the sign, chooses between them.
-NIBBLE_AVX2 size_t dequantize_small(std::span<const uint8_t> codes, const Levels& levels,
-                                    const WeightRule& rule, float* out) {
+NIBBLE_AVX2 int64_t dequantize_small(std::span<const uint8_t> codes, const Levels& levels,
+                                     const WeightRule& rule, float* out) {
   const __m256 low = weight_of(rule, _mm256_loadu_ps(levels.values.data()));
   const __m256 high = weight_of(rule, _mm256_loadu_ps(levels.values.data() + kWidth));
-  size_t i = 0;
-  for (; i + kWidth <= codes.size(); i += kWidth) {
+  int64_t i = 0;
+  for (; i + kWidth <= std::ssize(codes); i += kWidth) {
     const __m256i code = load_codes(codes.data() + i);
     const __m256 choice = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));
     _mm256_storeu_ps(out + i, _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code),
@@ -124,11 +137,11 @@ NIBBLE_AVX2 size_t dequantize_small(std::span<const uint8_t> codes, const Levels
   return i;
 }
 
-NIBBLE_AVX2 size_t dequantize_large(std::span<const uint8_t> codes, const Levels& levels,
-                                    const WeightRule& rule, float* out) {
+NIBBLE_AVX2 int64_t dequantize_large(std::span<const uint8_t> codes, const Levels& levels,
+                                     const WeightRule& rule, float* out) {
   const __m256i lowest = _mm256_set1_epi32(static_cast<int>(levels.values[0]));
-  size_t i = 0;
-  for (; i + kWidth <= codes.size(); i += kWidth) {
+  int64_t i = 0;
+  for (; i + kWidth <= std::ssize(codes); i += kWidth) {
     const __m256i code = load_codes(codes.data() + i);
     const __m256 level = levels.consecutive
                              ? _mm256_cvtepi32_ps(_mm256_add_epi32(code, lowest))
@@ -140,9 +153,10 @@ NIBBLE_AVX2 size_t dequantize_large(std::span<const uint8_t> codes, const Levels
 
 NIBBLE_AVX2 void dequantize(std::span<const uint8_t> codes, const Levels& levels,
                             const WeightRule& rule, float* out) {
-  const size_t done = levels.bits <= 4 ? dequantize_small(codes, levels, rule, out)
-                                       : dequantize_large(codes, levels, rule, out);
-  if (done < codes.size()) kScalarRound.dequantize(codes.subspan(done), levels, rule, out + done);
+  const int64_t done = levels.bits <= 4 ? dequantize_small(codes, levels, rule, out)
+                                        : dequantize_large(codes, levels, rule, out);
+  const auto rest = codes.subspan(static_cast<size_t>(done));
+  if (!rest.empty()) kScalarRound.dequantize(rest, levels, rule, out + done);
 }
 
 }  // namespace

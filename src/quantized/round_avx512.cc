@@ -2,10 +2,11 @@
 // is the same because the bounds are integers.
 #include <immintrin.h>
 
-#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 
+#include "src/quantized/blocks.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/round_paths.h"
 
@@ -14,7 +15,7 @@
 namespace nibble {
 namespace {
 
-constexpr size_t kWidth = 16;
+constexpr int64_t kWidth = 16;
 // Classes of _mm512_fpclass_ps_mask: quiet NaN, both infinities, signalling NaN.
 constexpr int kNotFinite = 0x01 | 0x08 | 0x10 | 0x80;
 
@@ -29,58 +30,65 @@ NIBBLE_AVX512 inline __m512i load_codes(const uint8_t* codes) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
 }
 
-NIBBLE_AVX512 Extremes extremes(std::span<const float> weights) {
-  if (weights.size() < kWidth) return kScalarRound.extremes(weights);
-  __m512 smallest = _mm512_loadu_ps(weights.data());
-  __m512 largest = smallest;
+// Lanes that hold weights when `left` are left.
+inline __mmask16 tail_mask(int64_t left) { return static_cast<__mmask16>((1U << left) - 1); }
+
+// Lanes beyond the end hold the first weight.
+NIBBLE_AVX512 Extremes extremes_of(const float* weights, int64_t n) {
+  if (n == 0) return {};
+  const __m512 start = _mm512_set1_ps(weights[0]);
+  __m512 smallest = start;
+  __m512 largest = start;
   __mmask16 bad = 0;
-  size_t i = 0;
-  for (; i + kWidth <= weights.size(); i += kWidth) {
-    const __m512 w = _mm512_loadu_ps(weights.data() + i);
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const __m512 w = n - i >= kWidth ? _mm512_loadu_ps(weights + i)
+                                     : _mm512_mask_loadu_ps(start, tail_mask(n - i), weights + i);
     smallest = _mm512_min_ps(smallest, w);
     largest = _mm512_max_ps(largest, w);
     bad |= _mm512_fpclass_ps_mask(w, kNotFinite);
   }
-  Extremes found = {_mm512_reduce_min_ps(smallest), _mm512_reduce_max_ps(largest), bad == 0};
-  if (i < weights.size()) {
-    const Extremes rest = kScalarRound.extremes(weights.subspan(i));
-    found.smallest = std::min(found.smallest, rest.smallest);
-    found.largest = std::max(found.largest, rest.largest);
-    found.finite = found.finite && rest.finite;
-  }
-  return found;
+  return {_mm512_reduce_min_ps(smallest), _mm512_reduce_max_ps(largest), bad == 0};
 }
 
-NIBBLE_AVX512 void round(std::span<const float> weights, RoundRule rule, uint8_t* codes,
-                         RowSums& sums) {
-  const __m512 scale = _mm512_set1_ps(rule.scale);
-  const __m512 low = _mm512_set1_ps(static_cast<float>(rule.first));
-  const __m512 high = _mm512_set1_ps(static_cast<float>(rule.first + rule.last));
-  const __m512i first = _mm512_set1_epi32(rule.first);
-  __m512d error_low = _mm512_loadu_pd(sums.error.data());
-  __m512d error_high = _mm512_loadu_pd(sums.error.data() + 8);
-  __m512d square_low = _mm512_loadu_pd(sums.square.data());
-  __m512d square_high = _mm512_loadu_pd(sums.square.data() + 8);
-  size_t i = 0;
-  for (; i + kWidth <= weights.size(); i += kWidth) {
-    const __m512 w = _mm512_loadu_ps(weights.data() + i);
-    const __m512 x = _mm512_min_ps(_mm512_max_ps(_mm512_div_ps(w, scale), low), high);
-    const __m512i level = _mm512_cvtps_epi32(x);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i),
-                     _mm512_cvtepi32_epi8(_mm512_sub_epi32(level, first)));
-    const __m512 read = _mm512_mul_ps(_mm512_cvtepi32_ps(level), scale);
-    const __m512d w_low = lower(w);
-    const __m512d w_high = upper(w);
-    error_low = add_square(error_low, _mm512_sub_pd(w_low, lower(read)));
-    error_high = add_square(error_high, _mm512_sub_pd(w_high, upper(read)));
-    square_low = add_square(square_low, w_low);
-    square_high = add_square(square_high, w_high);
+NIBBLE_AVX512 void extremes(const float* weights, std::span<const Run> runs, Extremes* extremes) {
+  for (size_t r = 0; r < runs.size(); ++r) {
+    extremes[r] = extremes_of(weights + runs[r].first, runs[r].end - runs[r].first);
   }
-  _mm512_storeu_pd(sums.error.data(), error_low);
-  _mm512_storeu_pd(sums.error.data() + 8, error_high);
-  _mm512_storeu_pd(sums.square.data(), square_low);
-  _mm512_storeu_pd(sums.square.data() + 8, square_high);
-  if (i < weights.size()) kScalarRound.round(weights.subspan(i), rule, codes + i, sums);
+}
+
+struct Sums {
+  __m512d error_low, error_high, square_low, square_high;
+};
+
+NIBBLE_AVX512 void round(const float* weights, std::span<const Run> runs, const RoundRule* rules,
+                         uint8_t* codes, RowSums& sums) {
+  Sums s = {_mm512_loadu_pd(sums.error.data()), _mm512_loadu_pd(sums.error.data() + 8),
+            _mm512_loadu_pd(sums.square.data()), _mm512_loadu_pd(sums.square.data() + 8)};
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const __m512 scale = _mm512_set1_ps(rules[r].scale);
+    const __m512 low = _mm512_set1_ps(static_cast<float>(rules[r].first));
+    const __m512 high = _mm512_set1_ps(static_cast<float>(rules[r].first + rules[r].last));
+    const __m512i first = _mm512_set1_epi32(rules[r].first);
+    for (int64_t i = runs[r].first; i < runs[r].end; i += kWidth) {
+      const int64_t left = runs[r].end - i;
+      const __mmask16 mask = left >= kWidth ? __mmask16{0xffff} : tail_mask(left);
+      const __m512 w = _mm512_maskz_loadu_ps(mask, weights + i);
+      const __m512 x = _mm512_min_ps(_mm512_max_ps(_mm512_div_ps(w, scale), low), high);
+      const __m512i level = _mm512_cvtps_epi32(x);
+      _mm512_mask_cvtepi32_storeu_epi8(codes + i, mask, _mm512_sub_epi32(level, first));
+      const __m512 read = _mm512_maskz_mul_ps(mask, _mm512_cvtepi32_ps(level), scale);
+      const __m512d w_low = lower(w);
+      const __m512d w_high = upper(w);
+      s.error_low = add_square(s.error_low, _mm512_sub_pd(w_low, lower(read)));
+      s.error_high = add_square(s.error_high, _mm512_sub_pd(w_high, upper(read)));
+      s.square_low = add_square(s.square_low, w_low);
+      s.square_high = add_square(s.square_high, w_high);
+    }
+  }
+  _mm512_storeu_pd(sums.error.data(), s.error_low);
+  _mm512_storeu_pd(sums.error.data() + 8, s.error_high);
+  _mm512_storeu_pd(sums.square.data(), s.square_low);
+  _mm512_storeu_pd(sums.square.data() + 8, s.square_high);
 }
 
 NIBBLE_AVX512 inline __m512 weight_of(const WeightRule& rule, __m512 level) {
@@ -90,21 +98,21 @@ NIBBLE_AVX512 inline __m512 weight_of(const WeightRule& rule, __m512 level) {
 }
 
 // At most 16 levels: their weights once, then a look-up in a register.
-NIBBLE_AVX512 size_t dequantize_small(std::span<const uint8_t> codes, const Levels& levels,
-                                      const WeightRule& rule, float* out) {
+NIBBLE_AVX512 int64_t dequantize_small(std::span<const uint8_t> codes, const Levels& levels,
+                                       const WeightRule& rule, float* out) {
   const __m512 table = weight_of(rule, _mm512_loadu_ps(levels.values.data()));
-  size_t i = 0;
-  for (; i + kWidth <= codes.size(); i += kWidth) {
+  int64_t i = 0;
+  for (; i + kWidth <= std::ssize(codes); i += kWidth) {
     _mm512_storeu_ps(out + i, _mm512_permutexvar_ps(load_codes(codes.data() + i), table));
   }
   return i;
 }
 
-NIBBLE_AVX512 size_t dequantize_large(std::span<const uint8_t> codes, const Levels& levels,
-                                      const WeightRule& rule, float* out) {
+NIBBLE_AVX512 int64_t dequantize_large(std::span<const uint8_t> codes, const Levels& levels,
+                                       const WeightRule& rule, float* out) {
   const __m512i lowest = _mm512_set1_epi32(static_cast<int>(levels.values[0]));
-  size_t i = 0;
-  for (; i + kWidth <= codes.size(); i += kWidth) {
+  int64_t i = 0;
+  for (; i + kWidth <= std::ssize(codes); i += kWidth) {
     const __m512i code = load_codes(codes.data() + i);
     const __m512 level = levels.consecutive
                              ? _mm512_cvtepi32_ps(_mm512_add_epi32(code, lowest))
@@ -116,9 +124,10 @@ NIBBLE_AVX512 size_t dequantize_large(std::span<const uint8_t> codes, const Leve
 
 NIBBLE_AVX512 void dequantize(std::span<const uint8_t> codes, const Levels& levels,
                               const WeightRule& rule, float* out) {
-  const size_t done = levels.bits <= 4 ? dequantize_small(codes, levels, rule, out)
-                                       : dequantize_large(codes, levels, rule, out);
-  if (done < codes.size()) kScalarRound.dequantize(codes.subspan(done), levels, rule, out + done);
+  const int64_t done = levels.bits <= 4 ? dequantize_small(codes, levels, rule, out)
+                                        : dequantize_large(codes, levels, rule, out);
+  const auto rest = codes.subspan(static_cast<size_t>(done));
+  if (!rest.empty()) kScalarRound.dequantize(rest, levels, rule, out + done);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The inner loops of rounding and dequantization, one table of functions per instruction set, all
-// over a run of consecutive weights that share their parameters. Private: only src/quantized and
+// The inner loops of rounding and dequantization, one table of functions per instruction set, over
+// runs of consecutive weights that share their parameters. Private: only src/quantized and
 // the test that compares the paths include it.
 //
 // All paths give the same bits; the scalar one is the specification.
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <span>
 
+#include "src/quantized/blocks.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
@@ -59,8 +60,12 @@ struct RowSums {
 
 struct RoundPath {
   const char* name;
-  Extremes (*extremes)(std::span<const float> weights);
-  void (*round)(std::span<const float> weights, RoundRule rule, uint8_t* codes, RowSums& sums);
+  // weights: a row, runs: parts of it -> extremes [runs].
+  void (*extremes)(const float* weights, std::span<const Run> runs, Extremes* extremes);
+  // rules: [runs]; codes: of the row.
+  void (*round)(const float* weights, std::span<const Run> runs, const RoundRule* rules,
+                uint8_t* codes, RowSums& sums);
+  // One run.
   void (*dequantize)(std::span<const uint8_t> codes, const Levels& levels, const WeightRule& rule,
                      float* out);
 };

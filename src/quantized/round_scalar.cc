@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "src/quantized/blocks.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/round_paths.h"
 #include "src/tensor/cpu_features.h"
@@ -11,7 +12,7 @@
 namespace nibble {
 namespace {
 
-Extremes extremes(std::span<const float> weights) {
+Extremes extremes_of(std::span<const float> weights) {
   Extremes found;
   if (weights.empty()) return found;
   found.smallest = found.largest = weights[0];
@@ -23,7 +24,14 @@ Extremes extremes(std::span<const float> weights) {
   return found;
 }
 
-void round(std::span<const float> weights, RoundRule rule, uint8_t* codes, RowSums& sums) {
+void extremes(const float* weights, std::span<const Run> runs, Extremes* extremes) {
+  for (size_t r = 0; r < runs.size(); ++r) {
+    extremes[r] = extremes_of({weights + runs[r].first, weights + runs[r].end});
+  }
+}
+
+void round_run(std::span<const float> weights, const RoundRule& rule, uint8_t* codes,
+               RowSums& sums) {
   const auto low = static_cast<float>(rule.first);
   const auto high = static_cast<float>(rule.first + rule.last);
   for (size_t i = 0; i < weights.size(); ++i) {
@@ -35,6 +43,14 @@ void round(std::span<const float> weights, RoundRule rule, uint8_t* codes, RowSu
     const double difference = static_cast<double>(w) - static_cast<double>(level * rule.scale);
     sums.error[i % 16] += difference * difference;
     sums.square[i % 16] += static_cast<double>(w) * static_cast<double>(w);
+  }
+}
+
+void round(const float* weights, std::span<const Run> runs, const RoundRule* rules, uint8_t* codes,
+           RowSums& sums) {
+  for (size_t r = 0; r < runs.size(); ++r) {
+    const std::span<const float> run(weights + runs[r].first, weights + runs[r].end);
+    round_run(run, rules[r], codes + runs[r].first, sums);
   }
 }
 

@@ -29,7 +29,6 @@ namespace {
 constexpr int64_t kParallelWeights = 1 << 16;
 // Larger zero points are left to the general rounding: float may not hold their sums exactly.
 constexpr float kLargestZero = 1 << 20;
-constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
 
 QuantizedLinear empty_layer(ConstMatrixRef W, const Scheme& scheme,
                             const std::vector<int32_t>& group_of_column) {
@@ -90,54 +89,73 @@ uint8_t nearest_code(const Levels& levels, const WeightRule& rule, float w) {
 
 using ChooseCodes = decltype(RangeRule::codes);
 
-// Rounds a run of weights of one block of an integer grid whose zero point is an integer.
-void round_run(std::span<const float> weights, const FittedBlock& block, const Grid& grid,
-               ChooseCodes choose, uint8_t* codes, RowSums& sums) {
-  const RoundRule rule = {.scale = block.scale,
-                          .first = grid.lowest - static_cast<int>(block.zero),
-                          .last = (1 << grid.bits) - 1};
-  if (choose == nullptr) {
-    round_paths().back()->round(weights, rule, codes, sums);
-    return;
+// What a thread needs for a row, in the order of the groups: its own memory, unless columns move.
+struct Row {
+  explicit Row(const ColumnOrder& order)
+      : moved_weights(order.column.size()), moved_codes(order.column.size()) {}
+
+  const float* weights = nullptr;
+  uint8_t* codes = nullptr;
+  std::vector<Run> runs;
+  std::vector<Extremes> extremes;   // [runs]
+  std::vector<FittedBlock> blocks;  // [runs]
+  std::vector<RoundRule> rules;     // [runs]
+  std::vector<float> moved_weights;
+  std::vector<uint8_t> moved_codes;
+};
+
+// codes: [K], of row n.
+void take_row(const Blocking& blocking, const ColumnOrder& order, ConstMatrixRef W, int64_t n,
+              uint8_t* codes, Row& row) {
+  list_runs(blocking, order, W.cols(), n, row.runs);
+  row.extremes.resize(row.runs.size());
+  row.blocks.resize(row.runs.size());
+  row.rules.resize(row.runs.size());
+  row.weights = W.data() + n * W.outerStride();
+  row.codes = codes;
+  if (order.column.empty()) return;
+  for (size_t i = 0; i < order.column.size(); ++i) {
+    row.moved_weights[i] = row.weights[order.column[i]];
   }
-  choose(weights, block, grid, codes);
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const double w = weights[i];
-    const float read = static_cast<float>(codes[i] + rule.first) * rule.scale;
-    const double difference = w - static_cast<double>(read);
-    sums.error[i % 16] += difference * difference;
-    sums.square[i % 16] += w * w;
+  row.weights = row.moved_weights.data();
+  row.codes = row.moved_codes.data();
+}
+
+void put_codes_back(const Row& row, const ColumnOrder& order, uint8_t* codes) {
+  for (size_t i = 0; i < order.column.size(); ++i) codes[order.column[i]] = row.moved_codes[i];
+}
+
+// Codes by the rule of another program, then their errors.
+void choose_codes(Row& row, const Grid& grid, ChooseCodes choose, RowSums& sums) {
+  for (size_t r = 0; r < row.runs.size(); ++r) {
+    const Run& run = row.runs[r];
+    choose({row.weights + run.first, row.weights + run.end}, row.blocks[r], grid,
+           row.codes + run.first);
+    for (int64_t i = run.first; i < run.end; ++i) {
+      const double w = row.weights[i];
+      const float read = static_cast<float>(row.codes[i] + row.rules[r].first) * row.rules[r].scale;
+      const double difference = w - static_cast<double>(read);
+      const auto lane = static_cast<size_t>(i - run.first) % sums.error.size();
+      sums.error[lane] += difference * difference;
+      sums.square[lane] += w * w;
+    }
   }
 }
 
-// A row in the order of its groups: its own memory, or copies that put_back() returns.
-class OrderedRow {
- public:
-  explicit OrderedRow(const ColumnOrder& order)
-      : order_(order), weights_(order.column.size()), codes_(order.column.size()) {}
-
-  void take(const float* weights, uint8_t* codes) {
-    in_ = weights_.empty() ? weights : weights_.data();
-    out_ = codes_.empty() ? codes : codes_.data();
-    target_ = codes;
-    for (size_t i = 0; i < weights_.size(); ++i) weights_[i] = weights[order_.column[i]];
+// Codes of a row of an integer grid with integer zero points, from row.blocks.
+void round_row(Row& row, const Grid& grid, ChooseCodes choose, RowSums& sums) {
+  for (size_t r = 0; r < row.runs.size(); ++r) {
+    const FittedBlock& block = row.blocks[r];
+    row.rules[r] = {.scale = block.scale,
+                    .first = grid.lowest - static_cast<int>(block.zero),
+                    .last = (1 << grid.bits) - 1};
   }
-  std::span<const float> weights(int64_t first, int64_t end) const {
-    return {in_ + first, static_cast<size_t>(end - first)};
+  if (choose != nullptr) {
+    choose_codes(row, grid, choose, sums);
+  } else {
+    round_paths().back()->round(row.weights, row.runs, row.rules.data(), row.codes, sums);
   }
-  uint8_t* codes(int64_t first) const { return out_ + first; }
-  void put_back() const {
-    for (size_t i = 0; i < codes_.size(); ++i) target_[order_.column[i]] = codes_[i];
-  }
-
- private:
-  const ColumnOrder& order_;
-  std::vector<float> weights_;
-  std::vector<uint8_t> codes_;
-  const float* in_ = nullptr;
-  uint8_t* out_ = nullptr;
-  uint8_t* target_ = nullptr;
-};
+}
 
 // One layer being rounded.
 struct Job {
@@ -150,52 +168,41 @@ struct Job {
   bool chooses_codes;
 };
 
-struct RowResult {
-  int64_t raised = 0;      // runs whose scale took the smallest positive value
-  int64_t failed = kNone;  // first run that failed
-};
-
-RowResult process_row(const Job& job, int64_t n, OrderedRow& row, RowSums& sums) {
-  const Scheme& scheme = job.q.scheme;
-  RowResult result;
-  for_each_run(
-      scheme.blocking, job.order, job.q.K, n, [&](int64_t first, int64_t end, int64_t block) {
-        const std::span<const float> weights = row.weights(first, end);
-        FitResult fitted;
-        if (job.fit != nullptr) {
-          fitted = fit_block(*job.fit, weights, round_paths().back()->extremes(weights), block);
-        } else {
-          fitted.block = job.blocks[static_cast<size_t>(block)];
-        }
-        result.raised += fitted.raised ? 1 : 0;
-        if (fitted.failed) {
-          result.failed = std::min(result.failed, block);
-        } else if (job.chooses_codes) {
-          round_run(weights, fitted.block, scheme.grid, job.choose, row.codes(first), sums);
-        }
-      });
-  return result;
-}
-
-// Returns what happened, over all rows.
-RowResult process_rows(const Job& job, std::span<uint8_t> codes, ErrorSum& errors) {
-  int64_t raised = 0;
-  int64_t failed = kNone;
-#pragma omp parallel reduction(+ : raised) reduction(min : failed) if (job.W.size() > kParallelWeights)
-  {
-    OrderedRow row(job.order);
-#pragma omp for schedule(static)
-    for (int64_t n = 0; n < job.q.N; ++n) {
-      row.take(job.W.data() + n * job.W.outerStride(), codes.data() + n * job.q.K);
-      RowSums sums;
-      const RowResult result = process_row(job, n, row, sums);
-      row.put_back();
-      errors.set_row(n, sums);
-      raised += result.raised;
-      failed = std::min(failed, result.failed);
+FitCount process_row(const Job& job, Row& row, RowSums& sums) {
+  FitCount count;
+  if (job.fit != nullptr) {
+    round_paths().back()->extremes(row.weights, row.runs, row.extremes.data());
+    count = fit_runs(*job.fit, row.weights, row.runs, row.extremes.data(), row.blocks.data());
+  } else {
+    for (size_t r = 0; r < row.runs.size(); ++r) {
+      row.blocks[r] = job.blocks[static_cast<size_t>(row.runs[r].block)];
     }
   }
-  return {raised, failed};
+  if (job.chooses_codes && count.failed == kNoBlock) {
+    round_row(row, job.q.scheme.grid, job.choose, sums);
+  }
+  return count;
+}
+
+FitCount process_rows(const Job& job, std::span<uint8_t> codes, ErrorSum& errors) {
+  FitCount total;
+#pragma omp parallel if (job.W.size() > kParallelWeights)
+  {
+    Row row(job.order);
+    FitCount count;
+#pragma omp for schedule(static)
+    for (int64_t n = 0; n < job.q.N; ++n) {
+      uint8_t* const out = codes.data() + n * job.q.K;
+      take_row(job.q.scheme.blocking, job.order, job.W, n, out, row);
+      RowSums sums;
+      count.add(process_row(job, row, sums));
+      put_codes_back(row, job.order, out);
+      errors.set_row(n, sums);
+    }
+#pragma omp critical
+    total.add(count);
+  }
+  return total;
 }
 
 RoundedLinear fit_and_round(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
@@ -209,15 +216,16 @@ RoundedLinear fit_and_round(ConstMatrixRef W, const Scheme& scheme, const RangeR
                    scheme.zero ? q.zero.values.mutable_values<uint8_t>() : std::span<uint8_t>()};
   ColumnOrder order = column_order(group_of_column, group_count(scheme.blocking, q.K));
   const bool by_rows = scheme.blocking.rows == 1 && !scheme.blocking.flattened;
-  int64_t raised = 0;
+  FitCount count;
   std::vector<FittedBlock> blocks;
-  if (!by_rows) blocks = fit_blocks(fit, W, order, where, raised);
+  if (!by_rows) count = fit_blocks(fit, W, order, blocks);
+  if (count.failed != kNoBlock) fail(W, scheme, count.failed, where);
   const Job job = {W,      q,          std::move(order), by_rows ? &fit : nullptr,
                    blocks, rule.codes, chooses_codes};
   ErrorSum errors(q.N);
-  const RowResult rows = process_rows(job, q.codes.mutable_values<uint8_t>(), errors);
-  if (rows.failed != kNone) fail(W, scheme, rows.failed, where);
-  result.rounding.raised_to_smallest = raised + rows.raised;
+  count.add(process_rows(job, q.codes.mutable_values<uint8_t>(), errors));
+  if (count.failed != kNoBlock) fail(W, scheme, count.failed, where);
+  result.rounding.raised_to_smallest = count.raised;
   result.weight_error = errors.relative();
   return result;
 }
