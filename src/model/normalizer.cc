@@ -59,7 +59,9 @@ std::string strip_accents(std::string text) {
   for (size_t position = 0; position < text.size();) {
     const char32_t character = next_character(text, position);
     const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(character));
-    if (category != UTF8PROC_CATEGORY_MN) append_utf8(result, character);
+    const bool mark = category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+                      category == UTF8PROC_CATEGORY_ME;
+    if (!mark) append_utf8(result, character);
   }
   return result;
 }
