@@ -144,7 +144,7 @@ Json config(std::span<const FormatModule> modules) {
     const Json arguments = weight_arguments(module);
     auto group = std::find_if(groups.begin(), groups.end(),
                               [&](const auto& known) { return known.first == arguments; });
-    if (group == groups.end()) group = groups.insert(groups.end(), {arguments, Json::array()});
+    if (group == groups.end()) group = groups.emplace(groups.end(), arguments, Json::array());
     group->second.push_back(module.name);
   }
   // A tied head is no module of the checkpoint, but one of the loader's model.
