@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/workspace.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
@@ -17,14 +18,15 @@ struct AttentionShape {
       1;  // divides heads; query head h reads key-value head h / (their ratio)
   int64_t head_size = 0;
   int64_t sliding_window = 0;  // a query sees so many last positions, its own included; 0: all
+  int64_t windows = 1;         // sequences
 };
 
-// `windows` sequences one after another. In each the queries are the last of the keys' positions:
+// Sequences one after another. In each the queries are the last of the keys' positions:
 // query i of a sequence sits at position (keys - queries + i) and sees the positions up to its own.
 // q, out [windows * queries, heads * head_size]; k, v [windows * keys, key_value_heads *
 // head_size]. Scores are scaled by 1/sqrt(head_size). Parallel over windows, heads and blocks of
 // queries; the same bits for any number of threads.
-void attention(const AttentionShape& shape, int64_t windows, ConstMatrixRef q, ConstMatrixRef k,
-               ConstMatrixRef v, MatrixRef out);
+void attention(const AttentionShape& shape, ConstMatrixRef q, ConstMatrixRef k, ConstMatrixRef v,
+               Workspace& workspace, MatrixRef out);
 
 }  // namespace nibble

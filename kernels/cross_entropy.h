@@ -12,7 +12,7 @@
 namespace nibble {
 
 // Logits of the vocabulary entries [first, first + out.cols()) for some rows x [rows, K] -> out
-// [rows, cols]. Called inside a parallel region.
+// [rows, cols]; first is a multiple of 512. Called inside a parallel region.
 using LogitsBlock = std::function<void(const Matrix& x, int64_t first, MatrixRef out)>;
 
 // -log p(target) of every row in nats; a target < 0 is skipped and its result is 0. rows(indexes)

@@ -1,76 +1,184 @@
 #include "kernels/matmul.h"
 
-#include <cblas.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <cassert>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/row_paths.h"
+#include "src/tensor/convert.h"
 
 namespace nibble {
 namespace {
 
-// Up to so many rows of x, reading W once at memory speed beats packing it for a BLAS call.
-constexpr int64_t kFewRows = 4;
-constexpr int64_t kDotColumns = 64;    // outputs per task of the few-rows path
-constexpr int64_t kTileRows = 256;     // x rows per tile: the packing of W is shared by them
-constexpr int64_t kTileColumns = 512;  // outputs per tile
+// Depth of a step through a panel: its 48 KB and the rows of x beside it stay in L1 and L2.
+constexpr int64_t kDepth = 384;
+constexpr int64_t kTileRows = 128;   // rows of x per task
+constexpr int64_t kTilePanels = 4;   // panels per task
+constexpr int64_t kChunk = 64;       // rows of a transposed weight arranged by one task
+constexpr int64_t kAliasing = 1024;  // floats: rows at multiples of 4 KB share few sets of L1
 
-blasint blas(int64_t n) { return static_cast<blasint>(n); }
+int64_t panels(int64_t n) { return (n + kPanelWidth - 1) / kPanelWidth; }
 
-// Each weight row is read once, for all rows of x.
-void matmul_few_rows(ConstMatrixRef x, ConstMatrixRef w, MatrixRef y, Accumulate accumulate) {
-  const RowPath& path = row_path();
-  const int64_t tasks = (w.rows() + kDotColumns - 1) / kDotColumns;
-#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel())
-  for (int64_t task = 0; task < tasks; ++task) {
-    const int64_t last = std::min(w.rows(), (task + 1) * kDotColumns);
-    for (int64_t n = task * kDotColumns; n < last; ++n) {
-      for (int64_t t = 0; t < x.rows(); ++t) {
-        const float product = path.dot(x.row(t).data(), w.row(n).data(), x.cols());
-        y(t, n) = accumulate == Accumulate::kYes ? y(t, n) + product : product;
+// A row of a float tensor.
+TensorView row_of(const TensorView& w, int64_t row) {
+  const size_t bytes = w.bytes.size() / static_cast<size_t>(w.shape[0]);
+  return {.dtype = w.dtype,
+          .shape = {w.shape[1]},
+          .bytes = w.bytes.subspan(static_cast<size_t>(row) * bytes, bytes),
+          .device = w.device};
+}
+
+void arrange_rows(const TensorView& w, std::span<float> out) {
+  const int64_t N = w.shape[0];
+  const int64_t K = w.shape[1];
+#pragma omp parallel if (!omp_in_parallel())
+  {
+    std::vector<float> row(K);
+#pragma omp for schedule(static)
+    for (int64_t panel = 0; panel < panels(N); ++panel) {
+      for (int64_t n = panel * kPanelWidth; n < std::min(N, (panel + 1) * kPanelWidth); ++n) {
+        to_float(row_of(w, n), row);
+        float* column = out.data() + panel * kPanelWidth * K + n % kPanelWidth;
+        for (int64_t k = 0; k < K; ++k) column[k * kPanelWidth] = row[k];
       }
     }
   }
 }
 
+void arrange_columns(const TensorView& w, std::span<float> out) {
+  const int64_t K = w.shape[0];
+  const int64_t N = w.shape[1];
+#pragma omp parallel if (!omp_in_parallel())
+  {
+    std::vector<float> row(N);
+#pragma omp for schedule(static, kChunk)
+    for (int64_t k = 0; k < K; ++k) {
+      to_float(row_of(w, k), row);
+      for (int64_t n = 0; n < N; n += kPanelWidth) {
+        const auto first = row.begin() + n;
+        std::copy(first, first + std::min(kPanelWidth, N - n),
+                  out.data() + n * K + k * kPanelWidth);
+      }
+    }
+  }
+}
+
+// Rows of x with a stride at which they do not evict each other from L1.
+class Rows {
+ public:
+  explicit Rows(ConstMatrixRef x) : data_(x.data()), stride_(x.outerStride()) {
+    if (x.rows() < 8 || stride_ % kAliasing != 0) return;
+    copy_.resize(x.rows(), x.cols() + kPanelWidth / 2);
+    copy_.leftCols(x.cols()) = x;
+    data_ = copy_.data();
+    stride_ = copy_.cols();
+  }
+  const float* data() const { return data_; }
+  int64_t stride() const { return stride_; }
+
+ private:
+  Matrix copy_;
+  const float* data_;
+  int64_t stride_;
+};
+
+// Outputs of the panels [first, last); y begins at the first one's.
+void multiply(const Rows& x, const PanelMatrix& w, int64_t first, int64_t last, MatrixRef y,
+              Accumulate accumulate) {
+  const RowPath& path = row_path();
+  Matrix edge;  // the outputs of a panel that sticks out of y
+  for (int64_t panel = first; panel < last; ++panel) {
+    const int64_t column = (panel - first) * kPanelWidth;
+    const int64_t width = std::min(kPanelWidth, y.cols() - column);
+    const bool whole = width == kPanelWidth;
+    if (!whole) {
+      edge.setZero(y.rows(), kPanelWidth);
+      if (accumulate == Accumulate::kYes) edge.leftCols(width) = y.middleCols(column, width);
+    }
+    for (int64_t k = 0; k < w.K; k += kDepth) {
+      const int64_t depth = std::min(kDepth, w.K - k);
+      const float* b = w.panel(panel) + k * kPanelWidth;
+      const bool more = k + depth < w.K || panel + 1 < last;
+      path.multiply_tile({.a = x.data() + k,
+                          .a_stride = x.stride(),
+                          .b = b,
+                          .c = whole ? y.data() + column : edge.data(),
+                          .c_stride = whole ? y.outerStride() : kPanelWidth,
+                          .rows = y.rows(),
+                          .depth = depth,
+                          .accumulate = k > 0 || accumulate == Accumulate::kYes,
+                          .next = more ? b + depth * kPanelWidth : b});
+    }
+    if (!whole) y.middleCols(column, width) = edge.leftCols(width);
+  }
+}
+
+void multiply_all(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixRef y,
+                  Accumulate accumulate) {
+  assert(x.cols() == w.K && x.rows() == y.rows() && first % kPanelWidth == 0);
+  assert(first + y.cols() <= w.N);
+  const int64_t first_panel = first / kPanelWidth;
+  const int64_t count = panels(y.cols());
+  if (omp_in_parallel()) {
+    return multiply(Rows(x), w, first_panel, first_panel + count, y, accumulate);
+  }
+  const int64_t row_tiles = (x.rows() + kTileRows - 1) / kTileRows;
+  const int64_t panel_tiles = (count + kTilePanels - 1) / kTilePanels;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t tile = 0; tile < row_tiles * panel_tiles; ++tile) {
+    const int64_t t = tile / panel_tiles * kTileRows;
+    const int64_t rows = std::min(kTileRows, x.rows() - t);
+    const int64_t panel = tile % panel_tiles * kTilePanels;
+    const int64_t last = std::min(count, panel + kTilePanels);
+    const int64_t column = panel * kPanelWidth;
+    const int64_t columns = std::min(y.cols(), last * kPanelWidth) - column;
+    multiply(Rows(x.middleRows(t, rows)), w, first_panel + panel, first_panel + last,
+             y.block(t, column, rows, columns), accumulate);
+  }
+}
+
 }  // namespace
+
+const float* PanelMatrix::panel(int64_t index) const {
+  return values.values<float>().data() + index * kPanelWidth * K;
+}
+
+PanelMatrix make_panels(const TensorView& w, bool transposed) {
+  PanelMatrix result{
+      .N = w.shape[transposed ? 1 : 0], .K = w.shape[transposed ? 0 : 1], .values = {}};
+  result.values = Tensor::allocate(Dtype::kF32, {panels(result.N), result.K, kPanelWidth});
+  const std::span<float> out = result.values.mutable_values<float>();
+  if (transposed) {
+    arrange_columns(w, out);
+  } else {
+    arrange_rows(w, out);
+  }
+  return result;
+}
+
+PanelMatrix make_panels(const Matrix& w) {
+  return make_panels({.dtype = Dtype::kF32,
+                      .shape = {w.rows(), w.cols()},
+                      .bytes = std::as_bytes(std::span(w.data(), static_cast<size_t>(w.size()))),
+                      .device = Device::kCpu});
+}
+
+void matmul(ConstMatrixRef x, const PanelMatrix& w, MatrixRef y, Accumulate accumulate) {
+  assert(y.cols() == w.N);
+  multiply_all(x, w, 0, y, accumulate);
+}
+
+void matmul_columns(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixRef y) {
+  multiply_all(x, w, first, y, Accumulate::kNo);
+}
 
 void add_row(Eigen::Ref<const Vector> row, MatrixRef y) {
   assert(row.size() == y.cols());
   const RowPath& path = row_path();
   for (int64_t t = 0; t < y.rows(); ++t) path.add(row.data(), row.size(), y.row(t).data());
-}
-
-void matmul_tile(ConstMatrixRef a, ConstMatrixRef b_rows, MatrixRef c, Accumulate accumulate) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, blas(a.rows()), blas(b_rows.rows()),
-              blas(a.cols()), 1.f, a.data(), blas(a.outerStride()), b_rows.data(),
-              blas(b_rows.outerStride()), accumulate == Accumulate::kYes ? 1.f : 0.f, c.data(),
-              blas(c.outerStride()));
-}
-
-void matmul_tile_plain(ConstMatrixRef a, ConstMatrixRef b, MatrixRef c, Accumulate accumulate) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, blas(a.rows()), blas(b.cols()),
-              blas(a.cols()), 1.f, a.data(), blas(a.outerStride()), b.data(), blas(b.outerStride()),
-              accumulate == Accumulate::kYes ? 1.f : 0.f, c.data(), blas(c.outerStride()));
-}
-
-void matmul(ConstMatrixRef x, ConstMatrixRef w, MatrixRef y, Accumulate accumulate) {
-  assert(x.cols() == w.cols() && x.rows() == y.rows() && w.rows() == y.cols());
-  if (x.rows() <= kFewRows) return matmul_few_rows(x, w, y, accumulate);
-  const int64_t row_tiles = (x.rows() + kTileRows - 1) / kTileRows;
-  const int64_t column_tiles = (w.rows() + kTileColumns - 1) / kTileColumns;
-#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel())
-  for (int64_t tile = 0; tile < row_tiles * column_tiles; ++tile) {
-    const int64_t t = tile / column_tiles * kTileRows;
-    const int64_t n = tile % column_tiles * kTileColumns;
-    const int64_t rows = std::min(kTileRows, x.rows() - t);
-    const int64_t columns = std::min(kTileColumns, w.rows() - n);
-    matmul_tile(x.middleRows(t, rows), w.middleRows(n, columns), y.block(t, n, rows, columns),
-                accumulate);
-  }
 }
 
 }  // namespace nibble

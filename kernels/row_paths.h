@@ -1,5 +1,6 @@
-// The instruction-set paths behind norm, activation, rope, attention and cross_entropy: functions
-// of one row of floats, one table each. Private to kernels/ and its tests.
+// The instruction-set paths behind matmul, norm, activation, rope, attention and cross_entropy: the
+// product of a tile and functions of one row of floats, one table each. Private to kernels/ and its
+// tests.
 //
 // Paths differ in rounding (order of sums, fused multiply-add, exp within 2 ulp) and each is
 // deterministic. x, y: n floats, any alignment, no overlap unless the function works in place.
@@ -9,8 +10,26 @@
 
 namespace nibble {
 
+// Outputs of a panel: two registers of AVX-512.
+inline constexpr int64_t kPanelWidth = 32;
+
+// c = a b (+ c): a [rows, depth], b a panel [depth, kPanelWidth], c [rows, kPanelWidth]. Each
+// element is one sum in order of depth, the same for any number of rows.
+struct PanelTile {
+  const float* a;
+  int64_t a_stride;
+  const float* b;
+  float* c;
+  int64_t c_stride;
+  int64_t rows;
+  int64_t depth;
+  bool accumulate;
+  const float* next;  // the panel to fetch into the cache meanwhile, as deep as b; may be b
+};
+
 struct RowPath {
   const char* name;
+  void (*multiply_tile)(const PanelTile& tile);
   float (*sum)(const float* x, int64_t n);
   float (*sum_squares)(const float* x, int64_t n, float center);  // of x - center
   // y = (x - center) * scale * weight + bias; bias may be null. y may be x.
@@ -28,7 +47,8 @@ struct RowPath {
   float (*exp)(float* x, int64_t n, float shift);
   float (*exp_sum)(const float* x, int64_t n, float shift);  // only the sum
   void (*scale)(const float* x, int64_t n, float factor, float* y);
-  void (*add)(const float* x, int64_t n, float* y);  // y += x
+  void (*add)(const float* x, int64_t n, float* y);                       // y += x
+  void (*add_scaled)(const float* x, int64_t n, float factor, float* y);  // y += factor x
   float (*dot)(const float* x, const float* y, int64_t n);
 };
 

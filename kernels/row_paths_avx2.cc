@@ -12,6 +12,7 @@ namespace {
 
 using Floats = __m256;
 constexpr int64_t kWidth = 8;
+constexpr int kTileRows = 6;
 
 NIBBLE_TARGET inline Floats set(float v) { return _mm256_set1_ps(v); }
 NIBBLE_TARGET inline Floats load(const float* p) { return _mm256_loadu_ps(p); }
@@ -65,18 +66,9 @@ NIBBLE_TARGET inline float largest(Floats v) {
 
 }  // namespace
 
-const RowPath kAvx2Rows = {"avx2",
-                           sum,
-                           sum_squares,
-                           normalize,
-                           activate<silu_of>,
-                           activate<gelu_tanh_of>,
-                           rotate,
-                           max,
-                           exp,
-                           exp_sum,
-                           scale,
-                           add_row,
-                           dot};
+const RowPath kAvx2Rows = {
+    "avx2", multiply_tile, sum, sum_squares, normalize, activate<silu_of>, activate<gelu_tanh_of>,
+    rotate, max,           exp, exp_sum,     scale,     add_row,           add_scaled,
+    dot};
 
 }  // namespace nibble

@@ -18,6 +18,7 @@ namespace {
 
 using Floats = __m512;
 constexpr int64_t kWidth = 16;
+constexpr int kTileRows = 14;
 
 NIBBLE_TARGET inline Floats set(float v) { return _mm512_set1_ps(v); }
 NIBBLE_TARGET inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
@@ -52,18 +53,9 @@ NIBBLE_TARGET inline float largest(Floats v) { return _mm512_reduce_max_ps(v); }
 
 }  // namespace
 
-const RowPath kAvx512Rows = {"avx512",
-                             sum,
-                             sum_squares,
-                             normalize,
-                             activate<silu_of>,
-                             activate<gelu_tanh_of>,
-                             rotate,
-                             max,
-                             exp,
-                             exp_sum,
-                             scale,
-                             add_row,
-                             dot};
+const RowPath kAvx512Rows = {
+    "avx512", multiply_tile, sum, sum_squares, normalize, activate<silu_of>, activate<gelu_tanh_of>,
+    rotate,   max,           exp, exp_sum,     scale,     add_row,           add_scaled,
+    dot};
 
 }  // namespace nibble

@@ -8,6 +8,17 @@
 namespace nibble {
 namespace {
 
+void multiply_tile(const PanelTile& tile) {
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const float* a = tile.a + row * tile.a_stride;
+    float* c = tile.c + row * tile.c_stride;
+    if (!tile.accumulate) std::fill(c, c + kPanelWidth, 0.f);
+    for (int64_t k = 0; k < tile.depth; ++k) {
+      for (int64_t n = 0; n < kPanelWidth; ++n) c[n] += a[k] * tile.b[k * kPanelWidth + n];
+    }
+  }
+}
+
 float sum(const float* x, int64_t n) {
   double total = 0;
   for (int64_t i = 0; i < n; ++i) total += x[i];
@@ -82,6 +93,10 @@ void add(const float* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
 
+void add_scaled(const float* x, int64_t n, float factor, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
+}
+
 float dot(const float* x, const float* y, int64_t n) {
   double total = 0;
   for (int64_t i = 0; i < n; ++i) total += static_cast<double>(x[i]) * y[i];
@@ -90,7 +105,8 @@ float dot(const float* x, const float* y, int64_t n) {
 
 }  // namespace
 
-const RowPath kScalarRows = {"scalar", sum, sum_squares, normalize, silu, gelu_tanh, rotate,
-                             max,      exp, exp_sum,     scale,     add,  dot};
+const RowPath kScalarRows = {"scalar", multiply_tile, sum,    sum_squares, normalize,
+                             silu,     gelu_tanh,     rotate, max,         exp,
+                             exp_sum,  scale,         add,    add_scaled,  dot};
 
 }  // namespace nibble

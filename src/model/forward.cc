@@ -15,7 +15,7 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kTileTokens = 256;
+constexpr int64_t kTileTokens = 128;
 // Tokens whose queries, keys and values are in memory together.
 constexpr int64_t kGroupTokens = 4096;
 
@@ -31,11 +31,12 @@ struct Projections {
   }
 };
 
-AttentionShape attention_shape(const Config& config) {
+AttentionShape attention_shape(const Config& config, int64_t windows) {
   return {.heads = config.heads,
           .key_value_heads = config.key_value_heads,
           .head_size = config.head_size,
-          .sliding_window = config.sliding_window};
+          .sliding_window = config.sliding_window,
+          .windows = windows};
 }
 
 RopeTable rope_table_of(const Config& config, int64_t first_position, int64_t positions) {
@@ -58,13 +59,15 @@ void for_tiles(int64_t T, const std::function<void(int64_t, int64_t)>& work) {
 class BlockPass {
  public:
   // table: a row per position, row 0 is that of each window's first token.
-  BlockPass(const Config& config, const Block& block, const RopeTable& table)
-      : config_(config), block_(block), table_(table), projections_(config) {}
+  BlockPass(const Config& config, const Block& block, const RopeTable& table, Workspace& workspace)
+      : config_(config), block_(block), table_(table), workspace_(workspace), projections_(config) {
+    workspace_.prepare();
+  }
 
   // Norm, q, k, v and the rotation: x -> qkv [T, projections.columns()].
-  void project(ConstMatrixRef x, int64_t window, Matrix& qkv) const {
+  void project(ConstMatrixRef x, int64_t window, MatrixRef qkv) const {
     for_tiles(x.rows(), [&](int64_t first, int64_t rows) {
-      Matrix normed(rows, x.cols());
+      auto normed = workspace_.take(Workspace::kNormed, rows, x.cols());
       apply_norm(config_, block_.attention_norm, x.middleRows(first, rows), normed);
       for (const Linear& linear : block_.attention) {
         const int64_t column = projections_.first(linear.roles.front());
@@ -82,8 +85,8 @@ class BlockPass {
   void finish(ConstMatrixRef attended, MatrixRef x) const {
     for_tiles(x.rows(), [&](int64_t first, int64_t rows) {
       auto tile = x.middleRows(first, rows);
-      add_linear(block_.attention_output, attended.middleRows(first, rows), tile);
-      Matrix normed(rows, x.cols());
+      add_linear(block_.attention_output, attended.middleRows(first, rows), workspace_, tile);
+      auto normed = workspace_.take(Workspace::kNormed, rows, x.cols());
       apply_norm(config_, block_.mlp_norm, tile, normed);
       add_mlp(normed, tile);
     });
@@ -104,19 +107,21 @@ class BlockPass {
     const int64_t n = config_.intermediate_size;
     int64_t outputs = 0;
     for (const Linear& linear : block_.mlp) outputs += linear.N;
-    Matrix hidden(normed.rows(), outputs);  // gate, if any, and up
+    // Gate, if any, and up.
+    auto hidden = workspace_.take(Workspace::kHidden, normed.rows(), outputs);
     for (const Linear& linear : block_.mlp) {
       const int64_t column = linear.roles.front() == Role::kGate ? 0 : outputs - linear.N;
       apply_linear(linear, normed, hidden.middleCols(column, linear.N));
     }
     auto up = hidden.rightCols(n);
     apply_activation(config_, hidden.block(0, 0, outputs > n ? hidden.rows() : 0, n), up);
-    add_linear(block_.down, up, x);
+    add_linear(block_.down, up, workspace_, x);
   }
 
   const Config& config_;
   const Block& block_;
   const RopeTable& table_;
+  Workspace& workspace_;
   Projections projections_;
 };
 
@@ -126,18 +131,18 @@ void Model::forward(const Block& block, const Batch& batch, Matrix& x) const {
   assert(x.rows() == batch.windows * batch.window);
   const Projections projections(config());
   const RopeTable table = rope_table_of(config(), 0, batch.window);
-  const BlockPass pass(config(), block, table);
+  const BlockPass pass(config(), block, table, *workspace_);
   const int64_t step = std::max<int64_t>(1, kGroupTokens / batch.window);
   for (int64_t first = 0; first < batch.windows; first += step) {
     const int64_t windows = std::min(step, batch.windows - first);
     const int64_t T = windows * batch.window;
     auto tokens = x.middleRows(first * batch.window, T);
-    Matrix qkv(T, projections.columns());
+    auto qkv = workspace_->take(Workspace::kProjections, T, projections.columns());
     pass.project(tokens, batch.window, qkv);
-    Matrix attended(T, projections.queries);
-    attention(attention_shape(config()), windows, qkv.leftCols(projections.queries),
+    auto attended = workspace_->take(Workspace::kAttended, T, projections.queries);
+    attention(attention_shape(config(), windows), qkv.leftCols(projections.queries),
               qkv.middleCols(projections.queries, projections.keys),
-              qkv.rightCols(projections.keys), attended);
+              qkv.rightCols(projections.keys), *workspace_, attended);
     pass.finish(attended, tokens);
   }
 }
@@ -150,15 +155,16 @@ void Model::forward(const Block& block, KeyValueCache& cache, Matrix& x) const {
   }
   const Projections projections(config());
   const RopeTable table = rope_table_of(config(), cache.tokens, T);
-  const BlockPass pass(config(), block, table);
-  Matrix qkv(T, projections.columns());
+  const BlockPass pass(config(), block, table, *workspace_);
+  auto qkv = workspace_->take(Workspace::kProjections, T, projections.columns());
   pass.project(x, T, qkv);
   cache.keys.middleRows(cache.tokens, T) = qkv.middleCols(projections.queries, projections.keys);
   cache.values.middleRows(cache.tokens, T) = qkv.rightCols(projections.keys);
   cache.tokens += T;
-  Matrix attended(T, projections.queries);
-  attention(attention_shape(config()), 1, qkv.leftCols(projections.queries),
-            cache.keys.topRows(cache.tokens), cache.values.topRows(cache.tokens), attended);
+  auto attended = workspace_->take(Workspace::kAttended, T, projections.queries);
+  attention(attention_shape(config(), 1), qkv.leftCols(projections.queries),
+            cache.keys.topRows(cache.tokens), cache.values.topRows(cache.tokens), *workspace_,
+            attended);
   pass.finish(attended, x);
 }
 

@@ -26,9 +26,9 @@ void apply_linear(const Linear& linear, ConstMatrixRef x, MatrixRef y) {
   if (linear.bias.size() != 0) add_row(linear.bias, y);
 }
 
-void add_linear(const Linear& linear, ConstMatrixRef x, MatrixRef y) {
+void add_linear(const Linear& linear, ConstMatrixRef x, Workspace& workspace, MatrixRef y) {
   if (linear.packed) {
-    Matrix product(y.rows(), y.cols());
+    auto product = workspace.take(Workspace::kProduct, y.rows(), y.cols());
     dequant_matmul(x, *linear.packed, product);
     y += product;
   } else {
@@ -41,9 +41,9 @@ void apply_linear_rows(const Linear& linear, ConstMatrixRef x, int64_t first, Ma
   if (linear.packed) {
     Matrix rows(y.cols(), linear.K);
     unpack_rows(*linear.packed, first, rows);
-    matmul(x, rows, y);
+    matmul(x, make_panels(rows), y);
   } else {
-    matmul(x, linear.dense.middleRows(first, y.cols()), y);
+    matmul_columns(x, linear.dense, first, y);
   }
   if (linear.bias.size() != 0) add_row(linear.bias.segment(first, y.cols()), y);
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/workspace.h"
 #include "src/model/config.h"
 #include "src/model/model.h"
 #include "src/tensor/matrix.h"
@@ -16,8 +17,8 @@ void apply_norm(const Config& config, const NormWeights& norm, ConstMatrixRef x,
 // x [T, K] -> y [T, N].
 void apply_linear(const Linear& linear, ConstMatrixRef x, MatrixRef y);
 // y += the layer's output.
-void add_linear(const Linear& linear, ConstMatrixRef x, MatrixRef y);
-// Only the outputs [first, first + y.cols()).
+void add_linear(const Linear& linear, ConstMatrixRef x, Workspace& workspace, MatrixRef y);
+// Only the outputs [first, first + y.cols()); first is a multiple of 32.
 void apply_linear_rows(const Linear& linear, ConstMatrixRef x, int64_t first, MatrixRef y);
 
 // gate [T, n] (or without rows), up [T, n] -> f(gate) * up, or f(up), in up.

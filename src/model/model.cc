@@ -35,14 +35,14 @@ Linear load_linear(const Checkpoint& checkpoint, const ModelLayout& layout,
   linear.N = module.N;
   linear.K = module.K;
   if (module.quantized_tensors.empty()) {
-    linear.dense = load_weight(checkpoint, layout, module);
+    linear.dense = make_panels(checkpoint.tensor(module.weight).view(), module.transposed);
     checkpoint.release(module.weight);
   } else {
     const QuantizedLinear q = layout.format->decode(checkpoint, module.name, module.N, module.K);
     if (can_pack(q)) {
       linear.packed = std::make_unique<PackedLinear>(pack(q));
     } else {
-      linear.dense = dequantize(q);
+      linear.dense = make_panels(dequantize(q));
     }
     for (const std::string& tensor : module.quantized_tensors) checkpoint.release(tensor);
   }
@@ -82,7 +82,9 @@ void check_ids(std::span<const int32_t> ids, const Config& config) {
 }  // namespace
 
 Model::Model(std::shared_ptr<const Checkpoint> checkpoint)
-    : checkpoint_(std::move(checkpoint)), layout_(read_layout(*checkpoint_)) {}
+    : checkpoint_(std::move(checkpoint)),
+      layout_(read_layout(*checkpoint_)),
+      workspace_(std::make_unique<Workspace>()) {}
 
 Matrix Model::embed(std::span<const int32_t> ids, const Batch& batch,
                     int64_t first_position) const {

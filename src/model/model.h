@@ -11,6 +11,8 @@
 
 #include "formats/checkpoint.h"
 #include "kernels/dequant_matmul.h"
+#include "kernels/matmul.h"
+#include "kernels/workspace.h"
 #include "src/model/config.h"
 #include "src/model/layout.h"
 #include "src/tensor/matrix.h"
@@ -19,7 +21,7 @@ namespace nibble {
 
 // A linear layer ready to run: dense or packed weights, and its bias.
 struct Linear {
-  Matrix dense;                          // [N, K], empty when packed
+  PanelMatrix dense;                     // [N, K], empty when packed
   std::unique_ptr<PackedLinear> packed;  // null when dense
   Vector bias;                           // [N], or empty
   std::vector<Role> roles;
@@ -54,6 +56,7 @@ struct Batch {
   int64_t window = 0;  // tokens
 };
 
+// Owns a workspace that forward() uses again: one forward pass at a time.
 class Model {
  public:
   explicit Model(std::shared_ptr<const Checkpoint> checkpoint);
@@ -87,6 +90,7 @@ class Model {
  private:
   std::shared_ptr<const Checkpoint> checkpoint_;
   ModelLayout layout_;
+  std::unique_ptr<Workspace> workspace_;
 };
 
 }  // namespace nibble
