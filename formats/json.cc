@@ -100,7 +100,8 @@ class Builder final : public nlohmann::json_sax<Json> {
 
   bool open(Json container) {
     if (levels_.size() == kMaxDepth) {
-      throw Error(where_, "JSON is nested deeper than " + std::to_string(kMaxDepth) + " levels");
+      throw Error(where_, "JSON is nested deeper than " + std::to_string(kMaxDepth) +
+                              " levels, in " + path());
     }
     Json& value = place();
     value = std::move(container);

@@ -32,6 +32,10 @@ std::string at(const std::string& where, const std::string& tensor) {
 // Bytes of a header that is about to be parsed.
 std::string_view header_text(std::span<const std::byte> file, const std::string& where) {
   const auto file_bytes = static_cast<int64_t>(file.size());
+  const std::string_view whole(reinterpret_cast<const char*>(file.data()), file.size());
+  if (whole.starts_with("version https://git-lfs")) {
+    throw Error(where, "a git-lfs pointer, not the file itself", "run git lfs pull");
+  }
   if (file_bytes < kLengthBytes) {
     throw Error(where, std::to_string(file_bytes) + " bytes, too few for a safetensors file",
                 kIncomplete);
@@ -51,11 +55,7 @@ std::string_view header_text(std::span<const std::byte> file, const std::string&
                     " bytes left",
                 kIncomplete);
   }
-  const char* text = reinterpret_cast<const char*>(file.data()) + kLengthBytes;
-  if (length == 0 || text[0] != '{') {
-    throw Error(where, "the header does not begin with '{'", "is it a safetensors file?");
-  }
-  return {text, static_cast<size_t>(length)};
+  return whole.substr(kLengthBytes, static_cast<size_t>(length));
 }
 
 std::map<std::string, std::string> parse_metadata(const Json& value, const std::string& where) {
@@ -70,7 +70,9 @@ std::map<std::string, std::string> parse_metadata(const Json& value, const std::
 
 int64_t parse_size(const Json& value, const std::string& where, const std::string& what) {
   if (!value.is_number_unsigned() || value.get<uint64_t>() > INT64_MAX) {
-    throw Error(where, what + " is " + value.dump(-1, ' ', true) + ", not an integer of 0..2^63-1");
+    const std::string found =
+        value.is_number() ? value.dump() : "a " + std::string(value.type_name());
+    throw Error(where, what + " is " + found + ", not an integer of 0..2^63-1");
   }
   return value.get<int64_t>();
 }
@@ -211,8 +213,10 @@ void unmap(std::span<const std::byte> mapping) {
 
 SafetensorsHeader parse_safetensors_header(std::string_view text, int64_t data_bytes,
                                            const std::string& where) {
+  if (!text.starts_with('{')) {
+    throw Error(where, "the header does not begin with '{'", "is it a safetensors file?");
+  }
   const Json json = parse_json(text, where);
-  if (!json.is_object()) throw Error(where, "the header is not a JSON object");
   SafetensorsHeader header;
   for (const auto& [name, value] : json.items()) {
     if (name == kMetadata) {
