@@ -20,21 +20,6 @@ constexpr int64_t kBlock = 4096;
 // Below this a second thread costs more than it saves (about 50 us of work).
 constexpr int64_t kParallelElements = 1 << 18;
 
-using F8Table = std::array<float, 256>;
-
-// The values of an 8-bit float type, by code.
-const F8Table& f8_table(Dtype dtype) {
-  const auto make = [](Dtype type) {
-    F8Table table{};
-    for (size_t i = 0; i < table.size(); ++i) table[i] = f8_to_float(static_cast<uint8_t>(i), type);
-    return table;
-  };
-  static const std::array<F8Table, 5> tables = {make(Dtype::kF8E5M2), make(Dtype::kF8E4M3),
-                                                make(Dtype::kF8E8M0), make(Dtype::kF8E4M3Fnuz),
-                                                make(Dtype::kF8E5M2Fnuz)};
-  return tables[static_cast<size_t>(dtype) - static_cast<size_t>(Dtype::kF8E5M2)];
-}
-
 template <typename T>
 const T* as(const std::byte* bytes) {
   return reinterpret_cast<const T*>(bytes);
@@ -71,11 +56,10 @@ void block_to_float(Dtype dtype, const std::byte* in, float* out, int64_t n) {
       return path.f16_to_float(as<uint16_t>(in), out, n);
     case Dtype::kBF16:
       return path.bf16_to_float(as<uint16_t>(in), out, n);
-    default: {
-      const F8Table& table = f8_table(dtype);
-      const auto* codes = as<uint8_t>(in);
-      for (int64_t i = 0; i < n; ++i) out[i] = table[codes[i]];
-    }
+    case Dtype::kF8E8M0:
+      return e8m0_to_float(as<uint8_t>(in), out, n);
+    default:
+      return path.f8_to_float(as<uint8_t>(in), out, n, f8_rule(dtype));
   }
 }
 

@@ -55,6 +55,37 @@ NIBBLE_AVX2 void bf16_to_float(const uint16_t* in, float* out, int64_t n) {
   kScalarConvert.bf16_to_float(in + i, out + i, n - i);
 }
 
+// Normal codes move to float's place and take its bias; subnormal ones are integers times the
+// type's smallest value.
+NIBBLE_AVX2 void f8_to_float(const uint8_t* in, float* out, int64_t n, const F8Rule& rule) {
+  const __m128i shift = _mm_cvtsi32_si128(23 - rule.mantissa_bits);
+  const __m256i rebias = all(static_cast<uint32_t>(127 - rule.bias) << 23);
+  const __m256i first_normal = all(1U << rule.mantissa_bits);
+  const __m256 smallest =
+      _mm256_castsi256_ps(all(static_cast<uint32_t>(128 - rule.bias - rule.mantissa_bits) << 23));
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const __m128i packed = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + i));
+    const __m256i byte = _mm256_cvtepu8_epi32(packed);
+    const __m256i code = _mm256_and_si256(byte, all(0x7f));
+    const __m256i normal = _mm256_add_epi32(_mm256_sll_epi32(code, shift), rebias);
+    const __m256 subnormal = _mm256_mul_ps(_mm256_cvtepi32_ps(code), smallest);
+    const __m256i is_subnormal = _mm256_cmpgt_epi32(first_normal, code);
+    __m256i bits = select(is_subnormal, _mm256_castps_si256(subnormal), normal);
+    __m256i sign = _mm256_slli_epi32(_mm256_and_si256(byte, all(0x80)), 24);
+    if (rule.fnuz) {
+      const __m256i is_nan = _mm256_cmpeq_epi32(byte, all(rule.nan));
+      bits = select(is_nan, all(0x7fc00000), bits);
+      sign = _mm256_andnot_si256(is_nan, sign);
+    } else {
+      bits = select(_mm256_cmpgt_epi32(code, all(rule.largest)), all(0x7f800000), bits);
+      bits = select(_mm256_cmpgt_epi32(code, all(rule.overflow)), all(0x7fc00000), bits);
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_or_si256(bits, sign));
+  }
+  kScalarConvert.f8_to_float(in + i, out + i, n - i, rule);
+}
+
 NIBBLE_AVX2 void float_to_f16(const float* in, uint16_t* out, int64_t n) {
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
@@ -158,7 +189,8 @@ NIBBLE_AVX2 LossCount count_loss(const float* in, int64_t n, LossBounds bounds) 
 
 }  // namespace
 
-const ConvertPath kAvx2Convert = {"avx2",        f16_to_float, bf16_to_float, float_to_f16,
-                                  float_to_bf16, float_to_f8,  float_to_e8m0, count_loss};
+const ConvertPath kAvx2Convert = {"avx2",      f16_to_float,  bf16_to_float,
+                                  f8_to_float, float_to_f16,  float_to_bf16,
+                                  float_to_f8, float_to_e8m0, count_loss};
 
 }  // namespace nibble

@@ -52,6 +52,37 @@ NIBBLE_AVX512 void bf16_to_float(const uint16_t* in, float* out, int64_t n) {
   kScalarConvert.bf16_to_float(in + i, out + i, n - i);
 }
 
+NIBBLE_AVX512 void f8_to_float(const uint8_t* in, float* out, int64_t n, const F8Rule& rule) {
+  const __m128i shift = _mm_cvtsi32_si128(23 - rule.mantissa_bits);
+  const __m512i rebias = all(static_cast<uint32_t>(127 - rule.bias) << 23);
+  const __m512i first_normal = all(1U << rule.mantissa_bits);
+  const __m512 smallest =
+      _mm512_castsi512_ps(all(static_cast<uint32_t>(128 - rule.bias - rule.mantissa_bits) << 23));
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i));
+    const __m512i byte = _mm512_cvtepu8_epi32(packed);
+    const __m512i code = _mm512_and_si512(byte, all(0x7f));
+    const __m512i normal = _mm512_add_epi32(_mm512_sll_epi32(code, shift), rebias);
+    const __m512 subnormal = _mm512_mul_ps(_mm512_cvtepi32_ps(code), smallest);
+    const __mmask16 is_subnormal = _mm512_cmplt_epi32_mask(code, first_normal);
+    __m512i bits = _mm512_mask_mov_epi32(normal, is_subnormal, _mm512_castps_si512(subnormal));
+    __m512i sign = _mm512_slli_epi32(_mm512_and_si512(byte, all(0x80)), 24);
+    if (rule.fnuz) {
+      const __mmask16 is_number = _mm512_cmpneq_epi32_mask(byte, all(rule.nan));
+      bits = _mm512_mask_mov_epi32(all(0x7fc00000), is_number, bits);
+      sign = _mm512_maskz_mov_epi32(is_number, sign);
+    } else {
+      const __mmask16 beyond = _mm512_cmpgt_epi32_mask(code, all(rule.largest));
+      const __mmask16 no_number = _mm512_cmpgt_epi32_mask(code, all(rule.overflow));
+      bits = _mm512_mask_mov_epi32(bits, beyond, all(0x7f800000));
+      bits = _mm512_mask_mov_epi32(bits, no_number, all(0x7fc00000));
+    }
+    _mm512_storeu_ps(out + i, _mm512_castsi512_ps(_mm512_or_si512(bits, sign)));
+  }
+  kScalarConvert.f8_to_float(in + i, out + i, n - i, rule);
+}
+
 NIBBLE_AVX512 void float_to_f16(const float* in, uint16_t* out, int64_t n) {
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
@@ -135,7 +166,8 @@ NIBBLE_AVX512 LossCount count_loss(const float* in, int64_t n, LossBounds bounds
 
 }  // namespace
 
-const ConvertPath kAvx512Convert = {"avx512",      f16_to_float, bf16_to_float, float_to_f16,
-                                    float_to_bf16, float_to_f8,  float_to_e8m0, count_loss};
+const ConvertPath kAvx512Convert = {"avx512",    f16_to_float,  bf16_to_float,
+                                    f8_to_float, float_to_f16,  float_to_bf16,
+                                    float_to_f8, float_to_e8m0, count_loss};
 
 }  // namespace nibble

@@ -42,12 +42,16 @@ struct ConvertPath {
   const char* name;
   void (*f16_to_float)(const uint16_t* in, float* out, int64_t n);
   void (*bf16_to_float)(const uint16_t* in, float* out, int64_t n);
+  void (*f8_to_float)(const uint8_t* in, float* out, int64_t n, const F8Rule& rule);
   void (*float_to_f16)(const float* in, uint16_t* out, int64_t n);
   void (*float_to_bf16)(const float* in, uint16_t* out, int64_t n);
   void (*float_to_f8)(const float* in, uint8_t* out, int64_t n, const F8Rule& rule);
   void (*float_to_e8m0)(const float* in, uint8_t* out, int64_t n);
   LossCount (*count_loss)(const float* in, int64_t n, LossBounds bounds);
 };
+
+// The same on every path: scales are few, and the compiler makes vectors of it.
+void e8m0_to_float(const uint8_t* in, float* out, int64_t n);
 
 extern const ConvertPath kScalarConvert;
 extern const ConvertPath kAvx2Convert;

@@ -69,10 +69,11 @@ constexpr float decode_f8(uint8_t bits, const F8Rule& rule) {
   return (bits & 0x80) != 0 ? -magnitude : magnitude;
 }
 
-float decode_e8m0(uint8_t bits) {
-  if (bits == 255) return std::numeric_limits<float>::quiet_NaN();
-  if (bits == 0) return 0x1p-127F;
-  return std::bit_cast<float>(uint32_t{bits} << kFloatMantissaBits);
+// The code is float's exponent, but for 0, 2^-127 (subnormal), and 255, NaN: both have the bit
+// below.
+float decode_e8m0(uint8_t code) {
+  const uint32_t below = code == 0 || code == 255 ? kQuiet : 0;
+  return std::bit_cast<float>((uint32_t{code} << kFloatMantissaBits) | below);
 }
 
 uint8_t encode_f8(float value, const F8Rule& rule) {
@@ -105,6 +106,9 @@ void all_f16_to_float(const uint16_t* in, float* out, int64_t n) {
 void all_bf16_to_float(const uint16_t* in, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = bf16_to_float(in[i]);
 }
+void all_f8_to_float(const uint8_t* in, float* out, int64_t n, const F8Rule& rule) {
+  for (int64_t i = 0; i < n; ++i) out[i] = decode_f8(in[i], rule);
+}
 void all_float_to_f16(const float* in, uint16_t* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = float_to_f16(in[i]);
 }
@@ -130,9 +134,13 @@ LossCount count_loss(const float* in, int64_t n, LossBounds bounds) {
 
 }  // namespace
 
-const ConvertPath kScalarConvert = {"scalar",          all_f16_to_float,  all_bf16_to_float,
-                                    all_float_to_f16,  all_float_to_bf16, all_float_to_f8,
-                                    all_float_to_e8m0, count_loss};
+const ConvertPath kScalarConvert = {"scalar",        all_f16_to_float,  all_bf16_to_float,
+                                    all_f8_to_float, all_float_to_f16,  all_float_to_bf16,
+                                    all_float_to_f8, all_float_to_e8m0, count_loss};
+
+void e8m0_to_float(const uint8_t* in, float* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = decode_e8m0(in[i]);
+}
 
 const F8Rule& f8_rule(Dtype dtype) {
   for (const F8Rule& rule : kF8Rules) {

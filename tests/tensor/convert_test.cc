@@ -264,6 +264,8 @@ TEST(ConvertPaths, AgreeBitForBit) {
   floats.insert(floats.end(), more.begin(), more.end());
   std::vector<uint16_t> words(65536);
   std::iota(words.begin(), words.end(), uint16_t{0});
+  std::vector<uint8_t> bytes(256 + 5);
+  std::iota(bytes.begin(), bytes.end(), uint8_t{0});
   const auto n = static_cast<int64_t>(floats.size());
 
   for (const ConvertPath* path : convert_paths()) {
@@ -283,6 +285,7 @@ TEST(ConvertPaths, AgreeBitForBit) {
     compare(&ConvertPath::float_to_e8m0, floats, uint8_t{0});
     for (const Format& f : kFormats) {
       if (dtype_bits(f.dtype) == 8) {
+        compare(&ConvertPath::f8_to_float, bytes, 0.0F, f8_rule(f.dtype));
         compare(&ConvertPath::float_to_f8, floats, uint8_t{0}, f8_rule(f.dtype));
       }
     }
@@ -315,6 +318,14 @@ TEST(E8M0, DecodesPowersOfTwo) {
     ASSERT_EQ(f8_to_float(static_cast<uint8_t>(code), Dtype::kF8E8M0), std::ldexp(1.0, code - 127));
   }
   EXPECT_TRUE(std::isnan(f8_to_float(255, Dtype::kF8E8M0)));
+  std::vector<uint8_t> codes(256);
+  std::iota(codes.begin(), codes.end(), uint8_t{0});
+  std::vector<float> floats(256);
+  to_float({Dtype::kF8E8M0, {256}, std::as_bytes(std::span(codes))}, floats);
+  for (int code = 0; code < 255; ++code) {
+    ASSERT_EQ(floats[static_cast<size_t>(code)], std::ldexp(1.0, code - 127));
+  }
+  EXPECT_TRUE(std::isnan(floats[255]));
 }
 
 TEST(E8M0, RoundsToTheNearestPowerAndTheMiddleUp) {
