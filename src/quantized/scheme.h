@@ -1,10 +1,10 @@
 // Scheme: what a quantized linear layer is made of, independent of any file format.
 //
 // A weight is W[n, k] = (level(code[n, k]) - zero) * scale + minimum, in float, in that order, each
-// operation rounded once. Which of the three parameters a scheme has, how many weights share them
-// (a block), and how each is stored is data here; nothing else differs between int4 groups, NF4
-// with double quantization, K-quants, NVFP4 and per-row codebooks. Arithmetic:
-// src/quantized/quantized_linear.h.
+// operation rounded once; a parameter that a scheme lacks takes no part (-0 stays -0). Which of the
+// three parameters a scheme has, how many weights share them (a block), and how each is stored is
+// data here; nothing else differs between int4 groups, NF4 with double quantization, K-quants,
+// NVFP4 and per-row codebooks. Arithmetic: src/quantized/quantized_linear.h.
 #pragma once
 
 #include <cstdint>
@@ -27,10 +27,10 @@ struct Grid {
     kCodebook,  // level(code) = codebooks[b][code] of the QuantizedLinear, b by codebook_blocking
   };
   Kind kind = Kind::kInteger;
-  int bits = 4;              // 1..8
-  int lowest = 0;            // kInteger: -2^(bits-1) symmetric, 0 asymmetric
-  std::string name;          // kTable: "nf4", "fp4", "e2m1", "e4m3"
-  std::vector<float> table;  // kTable: [2^bits]
+  int bits = 4;                   // 1..8
+  int lowest = 0;                 // kInteger: -2^(bits-1) symmetric, 0 asymmetric
+  std::string name = {};          // kTable: "nf4", "fp4", "e2m1", "e4m3"
+  std::vector<float> table = {};  // kTable: [2^bits]
 
   bool operator==(const Grid&) const = default;
 };
@@ -60,8 +60,9 @@ struct Parameter {
   Dtype type = Dtype::kF16;
   int bits =
       16;  // significant bits; fewer than the type's for packed integers (U8 with 4, I8 with 6)
-  std::vector<float> table;  // stored integer -> value (bitsandbytes' dynamic map); empty: itself
-  std::optional<SecondLevel> second;
+  std::vector<float> table =
+      {};  // stored integer -> value (bitsandbytes' dynamic map); empty: itself
+  std::optional<SecondLevel> second = {};
 
   bool operator==(const Parameter&) const = default;
 };
