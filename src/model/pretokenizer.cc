@@ -279,6 +279,12 @@ Pretokenizer Pretokenizer::llama3() {
   return result;
 }
 
+Pretokenizer Pretokenizer::llama(bool prefix) {
+  Pretokenizer result;
+  result.steps_.push_back(mark_spaces("\u2581", prefix ? Prefix::kFirst : Prefix::kNever));
+  return result;
+}
+
 void Pretokenizer::add_byte_level(bool add_prefix_space, bool use_regex) {
   byte_level_ = true;
   if (add_prefix_space) steps_.emplace_back(prefix_with_space);

@@ -40,6 +40,8 @@ class Pretokenizer {
   static Pretokenizer gpt2(bool add_prefix_space);
   static Pretokenizer qwen2(bool add_prefix_space);
   static Pretokenizer llama3();
+  // Spaces become "▁", and the text gets one in front unless it has it or prefix is false.
+  static Pretokenizer llama(bool prefix);
 
   bool byte_level() const { return byte_level_; }
   // text is valid UTF-8 and not empty.

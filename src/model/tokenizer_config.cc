@@ -53,7 +53,7 @@ void read_main(const JsonView& config, TokenizerConfig& result) {
   }
   result.add_bos = optional_flag(config, "add_bos_token");
   result.add_eos = optional_flag(config, "add_eos_token");
-  result.add_prefix_space = config.flag("add_prefix_space", false);
+  result.add_prefix_space = optional_flag(config, "add_prefix_space");
   result.legacy = config.flag("legacy", true);
   read_named_tokens(config, result);
   const auto added = config.find("added_tokens_decoder");

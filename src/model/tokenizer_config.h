@@ -20,8 +20,10 @@ struct TokenizerConfig {
   std::vector<std::string> other_special;  // unknown, padding, additional special tokens, ...
   std::optional<bool> add_bos;
   std::optional<bool> add_eos;
-  bool add_prefix_space = false;
-  bool legacy = true;             // LlamaTokenizer: a prefix space also behind an added token
+  std::optional<bool> add_prefix_space;
+  // LlamaTokenizer only. true: as SentencePiece has it, a prefix space in front of every text
+  // between added tokens. false: only in front of the whole text, and only where there is none.
+  bool legacy = true;
   std::vector<AddedToken> added;  // added_tokens_decoder
 };
 

@@ -131,12 +131,19 @@ bool config_decides(const TokenizerConfig& config) {
          std::find(kClasses.begin(), kClasses.end(), config.tokenizer_class) != kClasses.end();
 }
 
+// transformers 5 takes from the file of a LlamaTokenizer that is not "legacy" the vocabulary, the
+// merges and the template, and makes the rest itself: unknown characters without byte tokens are
+// dropped, whatever unk_token says. The models it runs see these ids, so we make the same.
+bool transformers_rebuilds(const TokenizerConfig& config, const BpeOptions& options) {
+  return config.tokenizer_class == "LlamaTokenizer" && !config.legacy && options.byte_fallback;
+}
+
 std::string describe(const BpeOptions& options, bool byte_level) {
   if (byte_level) return "tokenizer.json (byte-level BPE)";
   return options.byte_fallback ? "tokenizer.json (BPE with byte fallback)" : "tokenizer.json (BPE)";
 }
 
-void read_model(TokenizerParts& parts, const JsonView& root) {
+void read_model(TokenizerParts& parts, const JsonView& root, const TokenizerConfig& config) {
   const JsonView model = root.at("model");
   const JsonView vocabulary = model.at("vocab");
   // Files from before 2020 have no type.
@@ -148,10 +155,20 @@ void read_model(TokenizerParts& parts, const JsonView& root) {
   refuse_unsupported(model);
   parts.table = read_vocabulary(vocabulary);
   const auto merges = read_merges(model.at("merges"), parts.table);
-  const BpeOptions options = read_options(model, parts.table);
+  BpeOptions options = read_options(model, parts.table);
   const auto section = root.find("pre_tokenizer");
   Pretokenizer pretokenizer = section ? Pretokenizer(*section) : Pretokenizer();
   parts.description = describe(options, pretokenizer.byte_level());
+  if (const auto normalizer = root.find("normalizer")) parts.normalizer = Normalizer(*normalizer);
+  if (const auto decoder = root.find("decoder")) parts.decoder = TokenDecoder(*decoder);
+  if (transformers_rebuilds(config, options)) {
+    const bool prefix = config.add_prefix_space.value_or(true);
+    parts.normalizer = Normalizer();
+    pretokenizer = Pretokenizer::llama(prefix);
+    parts.decoder = TokenDecoder::sentencepiece(prefix);
+    options.unknown.reset();
+    parts.description = "tokenizer.json (LlamaTokenizer as transformers 5 builds it)";
+  }
   set_bpe(parts, std::move(pretokenizer), merges, options);
 }
 
@@ -162,9 +179,7 @@ TokenizerParts read_tokenizer_json(const std::filesystem::path& file,
   const Json json = read_json(file);
   const JsonView root(json, file.string());
   TokenizerParts parts;
-  read_model(parts, root);
-  if (const auto section = root.find("normalizer")) parts.normalizer = Normalizer(*section);
-  if (const auto section = root.find("decoder")) parts.decoder = TokenDecoder(*section);
+  read_model(parts, root, config);
   read_added_tokens(parts, root);
   if (const auto section = root.find("post_processor")) read_post_processor(parts, *section);
   apply_config(parts, config);

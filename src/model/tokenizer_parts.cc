@@ -1,6 +1,7 @@
 #include "src/model/tokenizer_parts.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -68,7 +69,8 @@ TokenTable read_vocabulary(const JsonView& section) {
   for (const auto& [text, id] : section.object().items()) {
     // An unsigned number beyond int64 becomes -1 here, which is refused as any negative one.
     if (!id.is_number_integer()) section.fail("the id of token '" + text + "' is not an integer");
-    const bool fits = !id.is_number_unsigned() || id.get<uint64_t>() <= uint64_t{kMaxId};
+    const bool fits = !id.is_number_unsigned() ||
+                      id.get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()};
     table.add(text, fits ? id.get<int64_t>() : -1, where);
   }
   if (table.size() == 0) section.fail("the vocabulary is empty");

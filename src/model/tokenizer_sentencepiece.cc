@@ -60,6 +60,19 @@ std::vector<int> encode_whole(const Processor& processor, std::string_view text)
   return ids;
 }
 
+// Spaces in front of texts, which the library cannot place as it does not know what stands before.
+enum class Prefix { kNone, kEachText, kFirstText };
+
+bool starts_with_space(std::string_view text) {
+  return text.substr(0, 1) == " " || text.substr(0, kMark.size()) == kMark;
+}
+
+std::string with_prefix(const std::string& text, Prefix prefix, bool at_start) {
+  const bool wanted = prefix == Prefix::kEachText ||
+                      (prefix == Prefix::kFirstText && at_start && !starts_with_space(text));
+  return wanted ? std::string(kMark).append(text) : text;
+}
+
 // A BPE model that leaves text as it is may be asked word by word, which is several times faster:
 // the library merges the whole text as one word and remembers nothing.
 class WordEncoder {
@@ -107,23 +120,26 @@ TokenizerParts read_sentencepiece(const std::filesystem::path& file, const std::
                                   const TokenizerConfig& config) {
   require_known_class(config);
   const SentencePieceSpec spec = read_sentencepiece_spec(bytes);
-  // Putting the prefix space is ours where the library cannot know when: only in front of the whole
-  // text, and only in front of the first word.
   const bool by_word = spec.bpe && spec.identity;
   const bool own_prefix = by_word || !config.legacy;
   const auto processor = load(file, bytes, !own_prefix);
   TokenizerParts parts;
   read_pieces(parts, *processor, file.string());
-  const bool prefixed = own_prefix && spec.dummy_prefix;
-  const bool legacy = config.legacy;
-  const auto words =
-      by_word ? std::make_shared<const WordEncoder>(processor, parts.table) : nullptr;
-  parts.encode = [=](std::string text, bool at_start, std::vector<int32_t>& ids) {
-    if (prefixed && (legacy || at_start)) text.insert(0, kMark);
-    if (words) return words->encode(text, ids);
-    const std::vector<int> pieces = encode_whole(*processor, text);
-    ids.insert(ids.end(), pieces.begin(), pieces.end());
-  };
+  Prefix prefix = Prefix::kNone;
+  if (own_prefix && spec.dummy_prefix) {
+    prefix = config.legacy ? Prefix::kEachText : Prefix::kFirstText;
+  }
+  if (by_word) {
+    const auto words = std::make_shared<const WordEncoder>(processor, parts.table);
+    parts.encode = [=](const std::string& text, bool at_start, std::vector<int32_t>& ids) {
+      words->encode(with_prefix(text, prefix, at_start), ids);
+    };
+  } else {
+    parts.encode = [=](const std::string& text, bool at_start, std::vector<int32_t>& ids) {
+      const auto pieces = encode_whole(*processor, with_prefix(text, prefix, at_start));
+      ids.insert(ids.end(), pieces.begin(), pieces.end());
+    };
+  }
   parts.decoder = TokenDecoder::sentencepiece(spec.dummy_prefix);
   if (processor->bos_id() >= 0) parts.bos = processor->bos_id();
   if (processor->eos_id() >= 0) parts.eos = processor->eos_id();

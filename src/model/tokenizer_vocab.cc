@@ -58,9 +58,9 @@ TokenizerParts read_vocab_and_merges(const std::filesystem::path& vocab,
   const Json json = read_json(vocab);
   TokenizerParts parts;
   parts.table = read_vocabulary(JsonView(json, vocab.string()));
-  Pretokenizer pretokenizer = family == Family::kGpt2
-                                  ? Pretokenizer::gpt2(config.add_prefix_space)
-                                  : Pretokenizer::qwen2(config.add_prefix_space);
+  const bool prefix = config.add_prefix_space.value_or(false);
+  Pretokenizer pretokenizer =
+      family == Family::kGpt2 ? Pretokenizer::gpt2(prefix) : Pretokenizer::qwen2(prefix);
   if (family == Family::kQwen2) parts.normalizer = Normalizer::nfc();
   set_bpe(parts, std::move(pretokenizer), read_merges(merges, parts.table), {});
   parts.decoder = TokenDecoder::byte_level();

@@ -5,7 +5,9 @@
 #include <zlib.h>
 
 #include <chrono>
+#include <cstdio>
 #include <filesystem>
+#include <map>
 #include <sstream>
 
 #include "formats/json.h"
@@ -66,10 +68,12 @@ void expect_vectors(const Tokenizer& tokenizer, const std::string& name) {
   }
 }
 
-std::string dataset_text(const std::string& name) {
+const std::string& dataset_text(const std::string& name) {
+  static std::map<std::string, std::string> read;
+  std::string& text = read[name];
+  if (!text.empty()) return text;
   const std::string bytes = read_file(test_data() / "text" / name);
-  if (!name.ends_with(".jsonl")) return bytes;
-  std::string text;
+  if (!name.ends_with(".jsonl")) return text = bytes;
   for (const std::string& line : split(bytes, "\n")) {
     if (line.empty()) continue;
     if (!text.empty()) text += "\n\n";
@@ -78,11 +82,16 @@ std::string dataset_text(const std::string& name) {
   return text;
 }
 
+const Json& golden() {
+  static const Json results = golden_results("tokenizers");
+  return results;
+}
+
 // Returns seconds.
 double expect_whole_text(const Tokenizer& tokenizer, const std::string& name,
                          const std::string& file) {
-  const Json expected = golden_results("tokenizers")["real"][name][file];
-  const std::string text = dataset_text(file);
+  const Json& expected = golden().at("real").at(name).at(file);
+  const std::string& text = dataset_text(file);
   const auto start = std::chrono::steady_clock::now();
   const auto ids = tokenizer.encode(text, false);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
@@ -95,10 +104,11 @@ void expect_all_texts(const Tokenizer& tokenizer, const std::string& name) {
   for (const char* file : {"books.eval.txt", "wikitext2.test.raw", "c4_sample.jsonl"}) {
     expect_whole_text(tokenizer, name, file);
   }
-  const Json golden = golden_results("tokenizers");
-  for (size_t i = 0; i < golden["texts"].size(); ++i) {
-    const auto text = golden["texts"][i].get<std::string>();
-    EXPECT_EQ(crc_of_ids(tokenizer.encode(text, false)), golden["real"][name]["hard"][i]) << text;
+  const Json& texts = golden().at("texts");
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const auto text = texts[i].get<std::string>();
+    const Json& expected = golden().at("real").at(name).at("hard")[i];
+    EXPECT_EQ(crc_of_ids(tokenizer.encode(text, false)), expected) << name << ": " << text;
   }
 }
 
@@ -152,6 +162,25 @@ TEST(TokenizerVectors, Llama2FromSentencePiece) {
   expect_vectors(tokenizer, "llama-spm");
 }
 
+// transformers 5.23: LlamaTokenizer(legacy=False) from tokenizer.json.
+TEST(TokenizerVectors, Llama2WithoutLegacyHasOnePrefixSpace) {
+  NIBBLE_NEEDS_TEST_DATA();
+  for (const char* file : {"tokenizer.model", "tokenizer.json"}) {
+    const TemporaryFolder folder;
+    fs::copy_file(test_data() / "tokenizers" / "llama2" / file, folder.path() / file);
+    write_file(folder.path() / "tokenizer_config.json",
+               R"({"tokenizer_class": "LlamaTokenizerFast", "legacy": false})");
+    const Tokenizer tokenizer = Tokenizer::open(folder.path());
+    using Ids = std::vector<int32_t>;
+    EXPECT_EQ(tokenizer.encode("Hello</s>Hello"), (Ids{1, 15043, 2, 10994})) << file;
+    EXPECT_EQ(tokenizer.encode(" Hello"), (Ids{1, 15043})) << file;
+    EXPECT_EQ(tokenizer.encode("  Hello"), (Ids{1, 29871, 15043})) << file;
+    EXPECT_EQ(tokenizer.encode("<s> Hello"), (Ids{1, 1, 15043})) << file;
+    EXPECT_EQ(tokenizer.encode("a <unk>b"), (Ids{1, 263, 29871, 0, 29890})) << file;
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode("Hello, y\u0301\u4e16")), "Hello, y\u0301\u4e16");
+  }
+}
+
 TEST(TokenizerVectors, Llama3FromTiktokenRanks) {
   NIBBLE_NEEDS_TEST_DATA();
   const Tokenizer tokenizer = Tokenizer::open(test_data() / "tokenizers" / "llama3");
@@ -193,7 +222,7 @@ TEST(TokenizerTexts, SentencePieceHasTheIdsOfTokenizerJson) {
 
 TEST(TokenizerTexts, EncodeAndDecodeIsARoundTrip) {
   NIBBLE_NEEDS_TEST_DATA();
-  const std::string text = dataset_text("wikitext2.test.raw");
+  const std::string& text = dataset_text("wikitext2.test.raw");
   for (const char* name : {"models/bookworm-5m", "tokenizers/gpt2", "tokenizers/llama2",
                            "tokenizers/minimind", "tokenizers/llama3"}) {
     const Tokenizer tokenizer = Tokenizer::open(test_data() / name);

@@ -204,7 +204,9 @@ def llama3():
 
 def real_tokenizers():
     yield "models/bookworm-5m", Tokenizer.from_file(str(BOOKWORM))
-    for name in ("models/tinystories-656k", "tokenizers/gpt2", "tokenizers/llama2", "tokenizers/minimind"):
+    # transformers 5 makes more of a LlamaTokenizer that is not legacy than its tokenizer.json says.
+    yield "models/tinystories-656k", transformers.AutoTokenizer.from_pretrained(DATA / "models" / "tinystories-656k").backend_tokenizer
+    for name in ("tokenizers/gpt2", "tokenizers/llama2", "tokenizers/minimind"):
         yield name, Tokenizer.from_file(str(DATA / name / "tokenizer.json"))
     yield "tokenizers/qwen2", transformers.AutoTokenizer.from_pretrained(DATA / "tokenizers" / "qwen2").backend_tokenizer
     yield "tokenizers/llama3", llama3()
