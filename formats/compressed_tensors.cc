@@ -265,15 +265,40 @@ Arguments arguments_of(const Json& group, const std::string& where) {
   return arguments;
 }
 
-// Of the dense layout and the one that pads every word, the one whose size the array has; dense
-// where both have the same.
-template <typename Dense, typename Padded>
-Tensor unpack_either(const Checkpoint& checkpoint, const std::string& name, int64_t N, int64_t K,
-                     const Shape& dense, const Shape& padded) {
-  if (checkpoint.info(name).info.shape == padded && padded != dense) {
-    return unpacked<Padded>(checked_tensor(checkpoint, name, {Dtype::kI32}, padded), N, K);
-  }
-  return unpacked<Dense>(checked_tensor(checkpoint, name, {Dtype::kI32}, dense), N, K);
+// The sizes of a module's packed arrays in one of the two layouts, dense or every word padded.
+struct PackedShapes {
+  Shape weights;
+  Shape zeros;
+};
+
+PackedShapes packed_shapes(int64_t N, int64_t K, int64_t groups, int bits, bool padded) {
+  const auto words = [&](int64_t codes) {
+    return padded ? divide_up(codes, 32 / bits) : divide_up(codes * bits, 32);
+  };
+  return {{N, words(K)}, {words(N), groups}};
+}
+
+// Whether the module has the layout that pads, told by the size of either array; where no size
+// tells them apart, it is dense.
+bool is_padded(const Checkpoint& checkpoint, const std::string& module, const PackedShapes& dense,
+               const PackedShapes& padded) {
+  const auto told = [&](const std::string& name, const Shape& with, const Shape& without) {
+    return with != without && checkpoint.has(name) && checkpoint.info(name).info.shape == with;
+  };
+  return told(module + ".weight_packed", padded.weights, dense.weights) ||
+         told(module + ".weight_zero_point", padded.zeros, dense.zeros);
+}
+
+template <typename Weights, typename Zeros>
+void unpack(const Checkpoint& checkpoint, const std::string& module, const PackedShapes& shapes,
+            QuantizedLinear& q) {
+  q.codes = unpacked<Weights>(
+      checked_tensor(checkpoint, module + ".weight_packed", {Dtype::kI32}, shapes.weights), q.N,
+      q.K);
+  if (q.scheme.symmetric()) return;
+  q.zero.values = unpacked<Zeros>(
+      checked_tensor(checkpoint, module + ".weight_zero_point", {Dtype::kI32}, shapes.zeros), q.N,
+      shapes.zeros[1]);
 }
 
 void check_weight_shape(const Checkpoint& checkpoint, const std::string& name, int64_t N,
@@ -322,17 +347,18 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
                      arguments.per_tensor ? Shape{1} : Shape{N, groups});
   q.scheme = integer_scheme(arguments.bits, arguments.group_size, arguments.symmetric,
                             q.scale.values.dtype(), arguments.per_tensor);
-  const std::string zero = module + ".weight_zero_point";
   with_bits(arguments.bits, [&](auto bits) {
-    constexpr int64_t per_word = 32 / bits;
-    q.codes = unpack_either<CompressedTensorsWeights<bits>, CompressedTensorsPaddedWeights<bits>>(
-        checkpoint, module + ".weight_packed", N, K, {N, divide_up(K * bits, 32)},
-        {N, divide_up(K, per_word)});
-    if (arguments.symmetric) return;
-    q.zero.values = unpack_either<CompressedTensorsZeros<bits>, CompressedTensorsPaddedZeros<bits>>(
-        checkpoint, zero, N, groups, {divide_up(N * bits, 32), groups},
-        {divide_up(N, per_word), groups});
+    const PackedShapes dense = packed_shapes(N, K, groups, bits, false);
+    const PackedShapes padded = packed_shapes(N, K, groups, bits, true);
+    if (is_padded(checkpoint, module, dense, padded)) {
+      unpack<CompressedTensorsPaddedWeights<bits>, CompressedTensorsPaddedZeros<bits>>(
+          checkpoint, module, padded, q);
+    } else {
+      unpack<CompressedTensorsWeights<bits>, CompressedTensorsZeros<bits>>(checkpoint, module,
+                                                                           dense, q);
+    }
   });
+  const std::string zero = module + ".weight_zero_point";
   if (arguments.symmetric && checkpoint.has(zero)) {
     throw Error(where_of(checkpoint, zero), "a zero point, but the config says symmetric");
   }

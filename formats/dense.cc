@@ -45,7 +45,7 @@ Tensor rounded(const QuantizedLinear& q, Dtype dtype, const std::string& where) 
   const int64_t rows = std::max<int64_t>(1, kBlockWeights / std::max<int64_t>(q.K, 1));
   const int64_t row_bytes = q.K * dtype_bits(dtype) / 8;
   int64_t overflow = std::numeric_limits<int64_t>::max();
-#pragma omp parallel for schedule(static) reduction(min : overflow)
+#pragma omp parallel for schedule(static) reduction(min : overflow) if (q.N * q.K > kBlockWeights)
   for (int64_t first = 0; first < q.N; first += rows) {
     Matrix W(std::min(rows, q.N - first), q.K);
     dequantize_rows(q, parameters, first, W);

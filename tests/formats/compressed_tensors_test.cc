@@ -1,0 +1,260 @@
+#include "formats/packing/compressed_tensors.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "formats/format.h"
+#include "formats/packing/matrix.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/convert.h"
+#include "src/tensor/error.h"
+#include "tests/formats/layers.h"
+#include "tests/test_data.h"
+
+namespace nibble {
+namespace {
+
+using ::testing::HasSubstr;
+
+const Format& compressed_tensors() { return format("compressed-tensors"); }
+
+// ---- a decoder from formats/compressed_tensors.md alone -----------------------------------------
+
+int read_code(const Tensor& words, int64_t first, int64_t stride, int64_t e, int bits) {
+  int code = 0;
+  for (int i = 0; i < bits; ++i) {
+    const int64_t b = e * bits + i;
+    const auto word = words.values<uint32_t>()[static_cast<size_t>(first + b / 32 * stride)];
+    code |= static_cast<int>(word >> (b % 32) & 1u) << i;
+  }
+  return code;
+}
+
+float stored_scale(const Tensor& scales, int64_t index) {
+  const auto at = static_cast<size_t>(index);
+  if (scales.dtype() == Dtype::kF32) return scales.values<float>()[at];
+  const uint16_t bits = scales.values<uint16_t>()[at];
+  return scales.dtype() == Dtype::kF16 ? f16_to_float(bits) : bf16_to_float(bits);
+}
+
+// (q - zp) * scale, both signed.
+float page_weight(Stored& s, const Shape& shape, int64_t n, int64_t k, int bits, int64_t group,
+                  bool symmetric) {
+  const int half = 1 << (bits - 1);
+  const Tensor& words = s.at("m.weight_packed");
+  const int q = read_code(words, n * words.shape()[1], 1, k, bits) - half;
+  const int64_t groups = shape[1] / group;
+  int zp = 0;
+  if (!symmetric) {
+    zp = read_code(s.at("m.weight_zero_point"), k / group, groups, n, bits) - half;
+  }
+  return static_cast<float>(q - zp) * stored_scale(s.at("m.weight_scale"), n * groups + k / group);
+}
+
+TEST(CompressedTensors, AgreesWithADecoderFromThePage) {
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const bool symmetric : {true, false}) {
+      for (const int64_t group : {int64_t{24}, int64_t{72}}) {
+        for (const Dtype scale : {Dtype::kF16, Dtype::kBF16, Dtype::kF32}) {
+          const QuantizedLinear q =
+              random_layer(integer_scheme(bits, group, symmetric, scale), 21, 72, 13);
+          Stored s = stored(compressed_tensors(), q);
+          const Matrix W = dequantize(q);
+          for (int64_t n = 0; n < q.N; ++n) {
+            for (int64_t k = 0; k < q.K; ++k) {
+              ASSERT_EQ(page_weight(s, {q.N, q.K}, n, k, bits, group, symmetric), W(n, k))
+                  << bits << " bits at " << n << ", " << k;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// The page's worked example.
+TEST(CompressedTensors, WorkedExample) {
+  QuantizedLinear q = random_layer(integer_scheme(4, 8, false, Dtype::kF16), 8, 8, 1);
+  for (size_t i = 0; i < 8; ++i) {
+    q.codes.mutable_values<uint8_t>()[i] = static_cast<uint8_t>(i);
+    q.zero.values.mutable_values<uint8_t>()[i] = static_cast<uint8_t>(15 - i);
+  }
+  q.scale.values.mutable_values<uint16_t>()[0] = 0x3400;  // 0.25
+  Stored s = stored(compressed_tensors(), q);
+  EXPECT_EQ(s.at("m.weight_packed").values<uint32_t>()[0], 0x76543210u);
+  EXPECT_EQ(s.at("m.weight_zero_point").values<uint32_t>()[0], 0x89ABCDEFu);
+  EXPECT_EQ(s.at("m.weight_shape").values<int64_t>()[1], 8);
+  EXPECT_EQ(dequantize(q)(0, 3), -3.f);  // (3 - 15) * 0.25
+}
+
+// ---- the two layouts of 3 bits ------------------------------------------------------------------
+
+template <int kBits>
+void expect_padded_is_read(bool symmetric) {
+  const QuantizedLinear q =
+      random_layer(integer_scheme(kBits, 32, symmetric, Dtype::kF16), 33, 64, 14);
+  Stored s = stored(compressed_tensors(), q);
+  using Weights = CompressedTensorsPaddedWeights<kBits>;
+  using Zeros = CompressedTensorsPaddedZeros<kBits>;
+  Tensor words = Tensor::allocate(Dtype::kI32, {33, divide_up(64, Weights::kPerWord)});
+  pack_rows<Weights>(q.codes.values<uint8_t>().data(), 33, 64, 0, 33,
+                     words.mutable_values<uint32_t>().data());
+  s.at("m.weight_packed") = words;
+  if (!symmetric) {
+    Tensor zeros = Tensor::allocate(Dtype::kI32, {divide_up(33, Zeros::kPerWord), 2});
+    pack_rows<Zeros>(q.zero.values.values<uint8_t>().data(), 33, 2, 0, 33,
+                     zeros.mutable_values<uint32_t>().data());
+    s.at("m.weight_zero_point") = zeros;
+  }
+  const TemporaryFolder folder;
+  const Checkpoint checkpoint = written(folder.path() / "model", s.config, s.tensors);
+  EXPECT_EQ(fingerprint(compressed_tensors().decode(checkpoint, "m", 33, 64)), fingerprint(q))
+      << kBits;
+}
+
+TEST(CompressedTensors, OldThreeBitLayoutIsToldByItsWidth) {
+  expect_padded_is_read<3>(true);
+  expect_padded_is_read<3>(false);
+  expect_padded_is_read<2>(false);  // both layouts are the same
+  expect_padded_is_read<4>(false);
+}
+
+TEST(CompressedTensors, CautionNamesReadersThatCannot) {
+  FormatModule module = dense_module("m", 64, 64);
+  module.scheme = integer_scheme(3, 32, true, Dtype::kF16);
+  EXPECT_EQ(compressed_tensors().refusal(module), "");
+  EXPECT_THAT(compressed_tensors().caution(module), HasSubstr("vLLM reads 4 and 8 bits"));
+  module.scheme = integer_scheme(4, 32, true, Dtype::kF16);
+  EXPECT_EQ(compressed_tensors().caution(module), "");
+  module.has_column_groups = true;
+  EXPECT_THAT(compressed_tensors().caution(module), HasSubstr("0.20"));
+}
+
+// ---- configuration ------------------------------------------------------------------------------
+
+TEST(CompressedTensors, ConfigOfOneSchemeTargetsLinear) {
+  std::vector<FormatModule> modules = {dense_module("model.layers.0.q", 64, 64),
+                                       dense_module("model.layers.0.k", 64, 64)};
+  modules[0].scheme = integer_scheme(4, 32, false, Dtype::kF16);
+  const Json config = compressed_tensors().config(modules);
+  EXPECT_EQ(config.at("quantization_status"), "compressed");
+  EXPECT_EQ(config.at("ignore").dump(), R"(["model.layers.0.k","lm_head"])");
+  EXPECT_EQ(config.at("config_groups").dump(),
+            R"({"group_0":{"targets":["Linear"],"weights":{"num_bits":4,"type":"int",)"
+            R"("symmetric":false,"strategy":"group","group_size":32,"dynamic":false},)"
+            R"("input_activations":null,"output_activations":null,"format":"pack-quantized"}})");
+}
+
+TEST(CompressedTensors, SchemesThatDifferAreGroupsOfModules) {
+  std::vector<FormatModule> modules = {dense_module("a", 64, 64), dense_module("b", 64, 64),
+                                       dense_module("lm_head", 64, 64)};
+  modules[0].scheme = integer_scheme(4, 32, true, Dtype::kF16);
+  modules[1].scheme = integer_scheme(8, kAll, true, Dtype::kF16);
+  modules[2].scheme = modules[1].scheme;
+  const Json config = compressed_tensors().config(modules);
+  EXPECT_EQ(config.at("ignore").dump(), "[]");
+  const Json& groups = config.at("config_groups");
+  EXPECT_EQ(groups.at("group_0").at("targets").dump(), R"(["a"])");
+  EXPECT_EQ(groups.at("group_1").at("targets").dump(), R"(["b","lm_head"])");
+  EXPECT_EQ(groups.at("group_1").at("weights").at("strategy"), "channel");
+  EXPECT_FALSE(groups.at("group_1").at("weights").contains("group_size"));
+}
+
+TEST(CompressedTensors, MixedSchemesComeBack) {
+  const QuantizedLinear q4 = random_layer(integer_scheme(4, 32, false, Dtype::kF16), 32, 64, 1);
+  const QuantizedLinear q8 = random_layer(integer_scheme(8, kAll, true, Dtype::kBF16), 32, 64, 2);
+  const QuantizedLinear q1 =
+      random_layer(integer_scheme(8, kAll, true, Dtype::kF32, true), 32, 64, 3);
+  const TemporaryFolder folder;
+  const Checkpoint checkpoint = written(folder.path() / "model", compressed_tensors(),
+                                        {{"a", q4}, {"b", q8}, {"c", q1}, {"d", q4}});
+  EXPECT_EQ(fingerprint(compressed_tensors().decode(checkpoint, "a", 32, 64)), fingerprint(q4));
+  EXPECT_EQ(fingerprint(compressed_tensors().decode(checkpoint, "b", 32, 64)), fingerprint(q8));
+  EXPECT_EQ(fingerprint(compressed_tensors().decode(checkpoint, "c", 32, 64)), fingerprint(q1));
+  EXPECT_EQ(fingerprint(compressed_tensors().decode(checkpoint, "d", 32, 64)), fingerprint(q4));
+}
+
+TEST(CompressedTensors, ConfigsOfOthers) {
+  const QuantizedLinear q = random_layer(integer_scheme(4, 32, true, Dtype::kF16), 32, 64, 1);
+  const std::string weights = "/config_groups/group_0/weights";
+  const std::string group = "/config_groups/group_0";
+  const std::vector<std::tuple<std::string, const char*, const char*>> edits = {
+      {group + "/targets", R"(["re:.*m$"])", ""},
+      {group + "/targets", R"(["m"])", ""},
+      {group + "/targets", R"(["re:x"])", "no config group has 'm'"},
+      {group + "/targets", R"("Linear")", "no list of targets"},
+      {group + "/targets", R"([3])", "a target is no string"},
+      {group + "/targets", R"(["re:(?<x"])", "regular expression"},
+      {group + "/format", R"("int-quantized")", "format 'int-quantized' is not read yet"},
+      {group + "/format", "null", ""},
+      {group + "/weights", "null", "no 'weights'"},
+      {group + "/input_activations", R"({"num_bits": 8})", "input_activations is not read yet"},
+      {weights + "/num_bits", "6", "num_bits 6 is not read yet"},
+      {weights + "/num_bits", "4294967300", "num_bits 4294967300"},
+      {weights + "/num_bits", R"("4")", "expected an integer"},
+      {weights + "/type", R"("float")", "type 'float' is not read yet"},
+      {weights + "/strategy", "null", ""},
+      {weights + "/strategy", R"("block")", "strategy 'block' is not read yet"},
+      {weights + "/strategy", R"("channel")", "'m.weight_scale': shape [32, 2], expected [32, 1]"},
+      {weights + "/group_size", "0", "group_size 0"},
+      {weights + "/group_size", "48", "group_size 48 does not divide K = 64 of 'm'"},
+      {weights + "/group_size", "16", "'m.weight_scale': shape [32, 2], expected [32, 4]"},
+      {weights + "/symmetric", "false", "m.weight_zero_point"},
+      {weights + "/symmetric", "0", "'symmetric' is 0, expected true or false"},
+      {"/config_groups", "{}", "no config group has 'm'"},
+      {"/config_groups", "[]", "no config_groups"}};
+  for (const auto& [pointer, value, message] : edits) {
+    Stored s = stored(compressed_tensors(), q);
+    s.config[Json::json_pointer(pointer)] = Json::parse(value);
+    const std::string error = decode_error(compressed_tensors(), s.config, s.tensors, 32, 64);
+    if (*message == '\0') {
+      EXPECT_EQ(error, "") << pointer << " " << value;
+    } else {
+      EXPECT_THAT(error, HasSubstr(message)) << pointer << " " << value;
+    }
+  }
+}
+
+TEST(CompressedTensors, ZeroPointOfASymmetricSchemeIsAnError) {
+  const QuantizedLinear q = random_layer(integer_scheme(4, 32, false, Dtype::kF16), 32, 64, 1);
+  Stored s = stored(compressed_tensors(), q);
+  s.config[Json::json_pointer("/config_groups/group_0/weights/symmetric")] = true;
+  EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64),
+              HasSubstr("a zero point, but the config says symmetric"));
+}
+
+TEST(CompressedTensors, WeightShapeIsChecked) {
+  const QuantizedLinear q = random_layer(integer_scheme(4, 32, true, Dtype::kF16), 32, 64, 1);
+  Stored s = stored(compressed_tensors(), q);
+  s.at("m.weight_shape").mutable_values<int64_t>()[1] = 63;
+  EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64),
+              HasSubstr("'m.weight_shape': [32, 63], expected [32, 64]"));
+  const int32_t shape[2] = {32, 64};
+  s.at("m.weight_shape") = Tensor::copy_of(Dtype::kI32, {2}, std::span<const int32_t>(shape));
+  EXPECT_EQ(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64), "");
+}
+
+TEST(CompressedTensors, GroupsOfColumnsNotFilledInAreIgnored) {
+  const QuantizedLinear q = random_layer(integer_scheme(4, 32, true, Dtype::kF16), 32, 64, 1, true);
+  Stored s = stored(compressed_tensors(), q);
+  EXPECT_EQ(s.config.at("config_groups").at("group_0").at("weights").at("actorder"), "group");
+  s.at("m.weight_g_idx").mutable_values<int32_t>()[9] = -1;
+  {
+    const TemporaryFolder folder;
+    const Checkpoint checkpoint = written(folder.path() / "model", s.config, s.tensors);
+    EXPECT_TRUE(compressed_tensors().decode(checkpoint, "m", 32, 64).group_of_column.empty());
+  }
+  s.at("m.weight_g_idx").mutable_values<int32_t>()[9] = 2;
+  EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64),
+              HasSubstr("column 9 is in group 2, expected 0 to 1"));
+}
+
+}  // namespace
+}  // namespace nibble
