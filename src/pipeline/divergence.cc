@@ -8,28 +8,6 @@ namespace {
 
 constexpr int64_t kRows = 64;  // logits at a time: 64 x 128k x 2 x 4 bytes = 66 MB a thread
 
-// log sum exp of one row, float64 sum.
-double log_sum_exp(const float* logits, int64_t size, float top) {
-  double sum = 0;
-  for (int64_t v = 0; v < size; ++v) sum += std::exp(static_cast<double>(logits[v] - top));
-  return static_cast<double>(top) + std::log(sum);
-}
-
-TokenDivergence compare_row(const float* q, const float* p, int64_t size, int32_t target) {
-  const int64_t q_top = std::max_element(q, q + size) - q;
-  const int64_t p_top = std::max_element(p, p + size) - p;
-  const double q_norm = log_sum_exp(q, size, q[q_top]);
-  const double p_norm = log_sum_exp(p, size, p[p_top]);
-  double kl = 0;
-  for (int64_t v = 0; v < size; ++v) {
-    const double log_p = static_cast<double>(p[v]) - p_norm;
-    const double log_q = static_cast<double>(q[v]) - q_norm;
-    kl += std::exp(log_p) * (log_p - log_q);
-  }
-  return {q_norm - static_cast<double>(q[target]), p_norm - static_cast<double>(p[target]), kl,
-          q_top == p_top};
-}
-
 }  // namespace
 
 std::vector<TokenDivergence> compare_logits(const Model& model, const Model::Head& head,
@@ -56,8 +34,9 @@ std::vector<TokenDivergence> compare_logits(const Model& model, const Model::Hea
     const Matrix p = reference.logits(reference_head, reference_part);
     for (int64_t r = 0; r < rows; ++r) {
       const int32_t target = targets[static_cast<size_t>(scored[static_cast<size_t>(first + r)])];
-      result[static_cast<size_t>(first + r)] =
-          compare_row(q.row(r).data(), p.row(r).data(), q.cols(), target);
+      const std::span<const float> q_row(q.row(r).data(), static_cast<size_t>(q.cols()));
+      const std::span<const float> p_row(p.row(r).data(), static_cast<size_t>(p.cols()));
+      result[static_cast<size_t>(first + r)] = divergence(q_row, p_row, target);
     }
   }
   return result;

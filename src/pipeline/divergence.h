@@ -6,18 +6,11 @@
 #include <span>
 #include <vector>
 
+#include "kernels/divergence.h"
 #include "src/model/model.h"
 #include "src/pipeline/evaluate.h"
 
 namespace nibble {
-
-// One scored token, in nats.
-struct TokenDivergence {
-  double nll = 0;            // -log q(target)
-  double reference_nll = 0;  // -log p(target)
-  double kl = 0;             // sum p log(p / q), p the reference
-  bool same_top = false;
-};
 
 // For every scored row (target >= 0) of x and reference_x [T, hidden], in order.
 std::vector<TokenDivergence> compare_logits(const Model& model, const Model::Head& head,

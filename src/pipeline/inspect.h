@@ -1,4 +1,5 @@
-// inspect: what is in a checkpoint, without touching its weights.
+// inspect: what is in a checkpoint, from its headers; quantized layers are decoded to name their
+// schemes.
 #pragma once
 
 #include "formats/checkpoint.h"

@@ -189,6 +189,18 @@ PlannedModule plan_module(const Plan& plan, LinearModule module, std::optional<i
   return planned;
 }
 
+// Each distinct caution of the format once, with the first module it is about.
+void add_cautions(Plan& plan) {
+  std::set<std::string> said;
+  for (const PlannedModule& module : plan.modules) {
+    if (!module.target.scheme) continue;
+    const std::string caution = plan.format->caution(module.target);
+    if (!caution.empty() && said.insert(caution).second) {
+      plan.warnings.push_back(module.target.name + ": " + caution);
+    }
+  }
+}
+
 void check_not_quantized(const Plan& plan) {
   if (plan.layout.format == nullptr || plan.recipe.requantize) return;
   throw Error(plan.checkpoint->folder().string(),
@@ -253,6 +265,7 @@ Plan make_plan(const Recipe& recipe, std::shared_ptr<const Checkpoint> checkpoin
                             " rows of its own (untied)");
   }
   selection.check();
+  add_cautions(plan);
   plan.tensors = plan_tensors(plan);
   count_bytes(plan);
   return plan;

@@ -18,7 +18,6 @@ struct Recipe {
   int64_t group_size = 128;  // columns; -1: the whole row
   bool symmetric = false;
   std::string format;                // empty: chosen by bits
-  bool any_bits = false;             // compressed-tensors at 2 and 3 bits was asked for by name
   std::vector<std::string> include;  // regular expressions of module names; empty: all in blocks
   std::vector<std::string> exclude;
   std::optional<int> output_head_bits;  // the head is left alone without it
