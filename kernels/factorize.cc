@@ -257,6 +257,7 @@ Factorization factorize(ConstMatrixRef H, std::vector<int32_t> order, double dam
     result.damping = std::min(1., std::max(result.damping, 1e-6) * 10.);
     ++result.escalations;
   }
+  result.added = result.damping * mean;
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

@@ -24,6 +24,7 @@ struct Factorization {
   std::vector<float> D;        // [K] at place j
   std::vector<int32_t> dead;   // columns with H_kk = 0: coupled to no other column
   double damping = 0.;         // added to the diagonal, as a share of its mean over live columns
+  double added = 0.;           // that amount
   int escalations = 0;         // times the damping was raised tenfold
   bool in_double = false;
   double seconds = 0.;

@@ -8,8 +8,12 @@
 #include <cassert>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <string>
+#include <vector>
 
+#include "kernels/blas_tile.h"
+#include "kernels/matmul.h"
 #include "src/tensor/error.h"
 
 namespace nibble {
@@ -128,6 +132,36 @@ void mirror_upper(MatrixRef H) {
       }
     }
   }
+}
+
+double quadratic_form(ConstMatrixRef E, ConstMatrixRef H) {
+  constexpr int64_t kRows = 128;
+  constexpr int64_t kBlock = 512;
+  assert(E.cols() == H.rows() && H.rows() == H.cols());
+  const int64_t K = E.cols();
+  std::vector<double> sums(static_cast<size_t>((E.rows() + kRows - 1) / kRows));
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t row = 0; row < E.rows(); row += kRows) {
+    const auto e = E.middleRows(row, std::min(kRows, E.rows() - row));
+    double sum = 0.;
+    Matrix product(e.rows(), K);
+    for (int64_t k = 0; k < K; k += kBlock) {
+      const int64_t columns = std::min(kBlock, K - k);
+      // The block's columns against themselves, and, twice, against those after them.
+      const Matrix square = H.block(k, k, columns, columns).selfadjointView<Eigen::Upper>();
+      multiply_tile(e.middleCols(k, columns), square, product.middleCols(k, columns),
+                    Accumulate::kNo);
+      const int64_t after = k + columns;
+      multiply_tile(e.middleCols(k, columns), H.block(k, after, columns, K - after),
+                    product.rightCols(K - after), Accumulate::kNo);
+      for (int64_t i = 0; i < e.rows(); ++i) {
+        sum += double{product.row(i).segment(k, columns).dot(e.row(i).segment(k, columns))};
+        sum += 2. * double{product.row(i).tail(K - after).dot(e.row(i).tail(K - after))};
+      }
+    }
+    sums[static_cast<size_t>(row / kRows)] = sum;
+  }
+  return std::accumulate(sums.begin(), sums.end(), 0.);
 }
 
 void add_columns(ConstMatrixRef X, int64_t first_token, const std::string& where,

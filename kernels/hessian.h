@@ -23,6 +23,10 @@ void add_cross(ConstMatrixRef X0, ConstMatrixRef X, MatrixRef sum);
 // Copies the upper triangle of H [K, K] onto the lower one.
 void mirror_upper(MatrixRef H);
 
+// tr(E H E'), the error of the outputs that errors E [M, K] of weights make, per token. Only the
+// upper triangle of H [K, K] is read. Products in float, their sums in double.
+double quadratic_form(ConstMatrixRef E, ConstMatrixRef H);
+
 struct ColumnSums {
   std::vector<double> absolute;  // [K] sum of |x|
   std::vector<float> largest;    // [K] max of |x|

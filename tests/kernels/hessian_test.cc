@@ -102,6 +102,20 @@ TEST(Hessian, MirrorMakesItSymmetric) {
   }
 }
 
+TEST(Hessian, QuadraticFormReadsTheUpperTriangle) {
+  for (const int64_t K : {1, 100, 700}) {
+    const Matrix X = random_matrix(K + 30, K, 9);
+    Matrix H = Matrix::Zero(K, K);
+    add_gram(X, H);
+    const Matrix E = random_matrix(150, K, 10);
+    // |X E'|^2
+    const double exact = (X.cast<double>() * E.cast<double>().transpose()).squaredNorm();
+    // Two sums of K products in float.
+    const double epsilon = std::numeric_limits<float>::epsilon();
+    EXPECT_NEAR(quadratic_form(E, H), exact, 2. * static_cast<double>(K + 40) * epsilon * exact);
+  }
+}
+
 TEST(Hessian, ColumnsHaveSumAndLargestOfTheMagnitude) {
   const Matrix X = random_matrix(1000, 77, 7);
   ColumnSums sums;
