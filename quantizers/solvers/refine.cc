@@ -1,0 +1,301 @@
+#include "quantizers/solvers/refine.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "kernels/blas_tile.h"
+#include "kernels/matmul.h"
+#include "quantizers/solvers/gptq_lanes.h"
+#include "quantizers/solvers/row_tile.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
+
+namespace nibble {
+namespace {
+
+// How far one step may move a scale: beyond, codes at the ends of the grid make it diverge.
+constexpr float kSmallestStep = 0.3f;
+constexpr float kLargestStep = 3.f;
+
+size_t at(int64_t index) { return static_cast<size_t>(index); }
+
+// Columns of one group that are visited together, at most kBlockColumns neighbours.
+struct Chunk {
+  int64_t first = 0;
+  int64_t columns = 0;
+  std::vector<int32_t> order;  // [columns] relative to first, by falling H_kk
+  Matrix coupling;             // [columns, columns] in that order: H_ki / H_kk
+};
+
+struct Group {
+  int64_t index = 0;
+  int64_t first = 0;
+  int64_t columns = 0;
+  std::vector<Chunk> chunks;  // by falling sum of H_kk
+};
+
+// What the tiles of a layer share. Groups are neighbours in `columns`, and H is in that order.
+struct Layer {
+  ConstMatrixRef W;
+  ConstMatrixRef H;
+  float damping = 0.f;
+  std::vector<int32_t> columns;  // [K]
+  std::vector<float> inverse;    // [K] 1 / (H_kk + damping); 0 where that is 0
+  std::vector<Group> groups;     // by falling sum of H_kk
+};
+
+double mass(ConstMatrixRef H, int64_t first, int64_t columns) {
+  return H.diagonal().segment(first, columns).cast<double>().sum();
+}
+
+Chunk make_chunk(const Layer& layer, int64_t first, int64_t columns) {
+  Chunk chunk = {first, columns, std::vector<int32_t>(at(columns)), Matrix(columns, columns)};
+  std::iota(chunk.order.begin(), chunk.order.end(), 0);
+  std::stable_sort(chunk.order.begin(), chunk.order.end(), [&](int32_t a, int32_t b) {
+    return layer.H(first + a, first + a) > layer.H(first + b, first + b);
+  });
+  for (int64_t k = 0; k < columns; ++k) {
+    const int64_t row = first + chunk.order[at(k)];
+    for (int64_t i = 0; i < columns; ++i) {
+      chunk.coupling(k, i) = layer.H(row, first + chunk.order[at(i)]) * layer.inverse[at(row)];
+    }
+  }
+  return chunk;
+}
+
+Group make_group(const Layer& layer, int64_t index, int64_t first, int64_t columns) {
+  Group group = {index, first, columns, {}};
+  for (int64_t k = 0; k < columns; k += kBlockColumns) {
+    group.chunks.push_back(make_chunk(layer, first + k, std::min(kBlockColumns, columns - k)));
+  }
+  std::stable_sort(group.chunks.begin(), group.chunks.end(), [&](const Chunk& a, const Chunk& b) {
+    return mass(layer.H, a.first, a.columns) > mass(layer.H, b.first, b.columns);
+  });
+  return group;
+}
+
+// Rows [row, row + rows) of a layer.
+class Tile {
+ public:
+  Tile(const Layer& layer, LaneParameters& parameters, QuantizedLinear& q, int64_t row,
+       int64_t rows)
+      : layer_(layer),
+        parameters_(parameters),
+        q_(q),
+        row_(row),
+        used_(std::min(rows, q.N - row)),
+        error_(q.K, rows),
+        level_(Matrix::Zero(q.K, rows)),
+        stored_(at(rows) * at(dtype_bits(q.scheme.scale->type)) / 8) {
+    load();
+  }
+
+  void sweep() {
+    for (const Group& group : layer_.groups) {
+      gradient_.resize(group.columns, error_.cols());
+      multiply_tile(layer_.H.middleRows(group.first, group.columns), error_, gradient_,
+                    Accumulate::kNo);
+      gradient_ += layer_.damping * error_.middleRows(group.first, group.columns);
+      move_scale(group);
+      for (const Chunk& chunk : group.chunks) move_codes(group, chunk);
+      move_scale(group);
+    }
+  }
+
+  void store() {
+    uint8_t* codes = q_.codes.mutable_values<uint8_t>().data();
+    for (const Group& group : layer_.groups) {
+      const float* first = parameters_.first.row(group.index).data() + row_;
+      for (int64_t k = group.first; k < group.first + group.columns; ++k) {
+        for (int64_t r = 0; r < used_; ++r) {
+          codes[(row_ + r) * q_.K + layer_.columns[at(k)]] =
+              static_cast<uint8_t>(level_(k, r) - first[r]);
+        }
+      }
+    }
+  }
+
+ private:
+  void load() {
+    turn_rows(layer_.W, row_, layer_.columns, error_);
+    const uint8_t* codes = q_.codes.values<uint8_t>().data();
+    for (const Group& group : layer_.groups) {
+      const float* first = parameters_.first.row(group.index).data() + row_;
+      const float* scale = parameters_.scale.row(group.index).data() + row_;
+      for (int64_t k = group.first; k < group.first + group.columns; ++k) {
+        for (int64_t r = 0; r < used_; ++r) {
+          const auto code = static_cast<float>(codes[(row_ + r) * q_.K + layer_.columns[at(k)]]);
+          level_(k, r) = code + first[r];
+          error_(k, r) -= level_(k, r) * scale[r];
+        }
+      }
+    }
+  }
+
+  // Least squares for the scale of the group in every row: d = c'r / c'Hc.
+  void move_scale(const Group& group) {
+    const auto level = level_.middleRows(group.first, group.columns);
+    curvature_.resize(group.columns, error_.cols());
+    multiply_tile(layer_.H.block(group.first, group.first, group.columns, group.columns), level,
+                  curvature_, Accumulate::kNo);
+    curvature_ += layer_.damping * level;
+    const Vector square = level.cwiseProduct(curvature_).colwise().sum();
+    const Vector slope = level.cwiseProduct(gradient_).colwise().sum();
+    const VectorMap scale(parameters_.scale.row(group.index).data() + row_, error_.cols());
+    const Vector moved = moved_scales(scale, slope, square);
+    const Vector step = (moved - scale).eval();
+    VectorMap(parameters_.scale.row(group.index).data() + row_, error_.cols()) = moved;
+    for (int64_t k = 0; k < group.columns; ++k) {
+      error_.row(group.first + k) -= level.row(k).cwiseProduct(step.transpose());
+      gradient_.row(k) -= curvature_.row(k).cwiseProduct(step.transpose());
+    }
+  }
+
+  // Rounded to the stored type; unchanged where the loss, -2 d c'r + d^2 c'Hc, would not fall.
+  Vector moved_scales(const VectorMap& scale, const Vector& slope, const Vector& square) {
+    Vector moved = scale;
+    for (int64_t r = 0; r < used_; ++r) {
+      if (!(square(r) > 0.f)) continue;
+      const float ratio = 1.f + slope(r) / square(r) / scale(r);
+      moved(r) = scale(r) * std::clamp(ratio, kSmallestStep, kLargestStep);
+    }
+    const Dtype type = q_.scheme.scale->type;
+    from_float({moved.data(), at(moved.size())}, type, stored_);
+    to_float({.dtype = type, .shape = {moved.size()}, .bytes = stored_},
+             {moved.data(), at(moved.size())});
+    for (int64_t r = 0; r < moved.size(); ++r) {
+      const float step = moved(r) - scale(r);
+      const bool falls = 2.f * step * slope(r) - step * step * square(r) > 0.f;
+      if (!falls || !std::isfinite(moved(r)) || moved(r) == 0.f) moved(r) = scale(r);
+    }
+    return moved;
+  }
+
+  void move_codes(const Group& group, const Chunk& chunk) {
+    Matrix quantized(chunk.columns, error_.cols());
+    Matrix target(chunk.columns, error_.cols());
+    Matrix change(chunk.columns, error_.cols());
+    Matrix level(chunk.columns, error_.cols());
+    const auto scale = parameters_.scale.row(group.index).segment(row_, error_.cols());
+    for (int64_t k = 0; k < chunk.columns; ++k) {
+      const int64_t column = chunk.first + chunk.order[at(k)];
+      quantized.row(k) = level_.row(column).cwiseProduct(scale);
+      target.row(k) =
+          quantized.row(k) + gradient_.row(column - group.first) * layer_.inverse[at(column)];
+    }
+    round(group, chunk, quantized, target, change, level);
+    Matrix changes(chunk.columns, error_.cols());  // in the order of the columns
+    for (int64_t k = 0; k < chunk.columns; ++k) {
+      const int64_t column = chunk.first + chunk.order[at(k)];
+      level_.row(column) = level.row(k);
+      error_.row(column) += change.row(k);
+      changes.row(chunk.order[at(k)]) = change.row(k);
+    }
+    multiply_tile(layer_.H.block(group.first, chunk.first, group.columns, chunk.columns), changes,
+                  gradient_, Accumulate::kYes);
+    gradient_.middleRows(chunk.first - group.first, chunk.columns) += layer_.damping * changes;
+  }
+
+  void round(const Group& group, const Chunk& chunk, const Matrix& quantized, const Matrix& target,
+             Matrix& change, Matrix& level) const {
+    for (int64_t r = 0; r < error_.cols(); r += kLanes) {
+      const std::vector<const float*> scale(at(chunk.columns),
+                                            parameters_.scale.row(group.index).data() + row_ + r);
+      const std::vector<const float*> first(at(chunk.columns),
+                                            parameters_.first.row(group.index).data() + row_ + r);
+      lane_paths().back()->round_columns(
+          {.columns = chunk.columns,
+           .rows_stride = error_.cols(),
+           .coupling = chunk.coupling.data(),
+           .coupling_stride = chunk.columns,
+           .target = target.data() + r,
+           .from = quantized.data() + r,
+           .scale = scale.data(),
+           .first = first.data(),
+           .last = static_cast<float>((1 << q_.scheme.grid.bits) - 1),
+           .change = change.data() + r,
+           .level = level.data() + r});
+    }
+  }
+
+  const Layer& layer_;
+  LaneParameters& parameters_;
+  QuantizedLinear& q_;
+  int64_t row_;
+  int64_t used_;      // rows of W; the others are padding
+  Matrix error_;      // [K][rows] w - q
+  Matrix level_;      // [K][rows] code + first
+  Matrix gradient_;   // [columns of the group][rows] (H + damping) e
+  Matrix curvature_;  // [columns of the group][rows] (H + damping) c
+  std::vector<std::byte> stored_;
+};
+
+// layer.groups: by group_of_place, whose groups are runs.
+void make_groups(Layer& layer, const std::vector<int32_t>& group_of_place) {
+  const int64_t K = layer.H.rows();
+  for (int64_t k = 0; k < K; ++k) {
+    const float diagonal = layer.H(k, k) + layer.damping;
+    layer.inverse.push_back(diagonal > 0.f ? 1.f / diagonal : 0.f);
+  }
+  for (int64_t first = 0; first < K;) {
+    int64_t end = first;
+    while (end < K && group_of_place[at(end)] == group_of_place[at(first)]) ++end;
+    layer.groups.push_back(make_group(layer, group_of_place[at(first)], first, end - first));
+    first = end;
+  }
+  std::stable_sort(layer.groups.begin(), layer.groups.end(), [&](const Group& a, const Group& b) {
+    return mass(layer.H, a.first, a.columns) > mass(layer.H, b.first, b.columns);
+  });
+}
+
+void refine_layer(const Layer& layer, int sweeps, QuantizedLinear& q) {
+  LaneParameters parameters = load_parameters(q);
+  const int64_t rows = tile_rows(q.N);
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t row = 0; row < q.N; row += rows) {
+    Tile tile(layer, parameters, q, row, std::min(rows, padded_rows(q.N) - row));
+    for (int sweep = 0; sweep < sweeps; ++sweep) tile.sweep();
+    tile.store();
+  }
+  const int64_t G = parameters.scale.rows();
+  const Matrix scales = parameters.scale.leftCols(q.N).transpose();
+  from_float({scales.data(), at(q.N * G)}, q.scheme.scale->type, q.scale.values.mutable_bytes());
+}
+
+}  // namespace
+
+void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, QuantizedLinear& q) {
+  assert(W.rows() == q.N && W.cols() == q.K && H.rows() == q.K && H.cols() == q.K);
+  std::vector<int32_t> columns(at(q.K));
+  std::iota(columns.begin(), columns.end(), 0);
+  std::vector<int32_t> group = group_of_columns(q);
+  const bool scattered = !std::is_sorted(group.begin(), group.end());
+  const auto amount = static_cast<float>(damping);
+  if (!scattered) {
+    Layer layer = {W, H, amount, columns, {}, {}};
+    make_groups(layer, group);
+    refine_layer(layer, sweeps, q);
+    return;
+  }
+  std::stable_sort(columns.begin(), columns.end(),
+                   [&](int32_t a, int32_t b) { return group[at(a)] < group[at(b)]; });
+  std::sort(group.begin(), group.end());
+  Matrix sorted(q.K, q.K);
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < q.K; ++i) {
+    for (int64_t j = 0; j < q.K; ++j) sorted(i, j) = H(columns[at(i)], columns[at(j)]);
+  }
+  Layer layer = {W, sorted, amount, columns, {}, {}};
+  make_groups(layer, group);
+  refine_layer(layer, sweeps, q);
+}
+
+}  // namespace nibble

@@ -1,0 +1,53 @@
+#include "quantizers/solvers/row_tile.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+
+namespace nibble {
+
+LaneParameters load_parameters(const QuantizedLinear& q) {
+  const int64_t G = group_count(q.scheme.blocking, q.K);
+  LaneParameters parameters = {Matrix::Ones(G, padded_rows(q.N)),
+                               Matrix::Zero(G, padded_rows(q.N))};
+  const FloatParameters values = float_parameters(q);
+  const auto lowest = static_cast<float>(q.scheme.grid.lowest);
+  for (int64_t n = 0; n < q.N; ++n) {
+    for (int64_t g = 0; g < G; ++g) {
+      const auto block = static_cast<size_t>(n * G + g);
+      parameters.scale(g, n) = values.scale[block];
+      parameters.first(g, n) = lowest - (q.scheme.zero ? values.zero[block] : 0.f);
+    }
+  }
+  return parameters;
+}
+
+std::vector<int32_t> group_of_columns(const QuantizedLinear& q) {
+  if (!q.group_of_column.empty()) return q.group_of_column;
+  std::vector<int32_t> group(static_cast<size_t>(q.K));
+  const int64_t width = q.scheme.blocking.columns == kAll ? q.K : q.scheme.blocking.columns;
+  for (size_t k = 0; k < group.size(); ++k) {
+    group[k] = static_cast<int32_t>(static_cast<int64_t>(k) / width);
+  }
+  return group;
+}
+
+void turn_rows(ConstMatrixRef W, int64_t first, std::span<const int32_t> columns, MatrixRef out) {
+  constexpr int64_t kTogether = 16;  // rows of a cache line of `out`
+  const int64_t rows = std::min(out.cols(), W.rows() - first);
+  if (rows < out.cols()) out.rightCols(out.cols() - rows).setZero();
+  for (int64_t r = 0; r < rows; r += kTogether) {
+    const int64_t end = std::min(rows, r + kTogether);
+    for (int64_t j = 0; j < out.rows(); ++j) {
+      const int64_t k = columns[static_cast<size_t>(j)];
+      for (int64_t row = r; row < end; ++row) out(j, row) = W(first + row, k);
+    }
+  }
+}
+
+}  // namespace nibble
