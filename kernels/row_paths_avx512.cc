@@ -2,7 +2,6 @@
 #ifndef __clang__
 // GCC bug 105593: the intrinsics' own undefined operands are reported once inlined.
 #pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 #include <immintrin.h>
