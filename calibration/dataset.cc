@@ -135,13 +135,18 @@ class DocumentReader {
 
 }  // namespace
 
+bool dataset_is_ids(const std::filesystem::path& file) {
+  const std::string extension = lower_case(file.extension().string());
+  return extension == ".npy" || extension == ".bin";
+}
+
 Dataset read_dataset(const std::filesystem::path& file, const DatasetOptions& options) {
   std::string extension = lower_case(file.extension().string());
   const bool zipped = extension == ".gz";
   if (zipped) extension = lower_case(file.stem().extension().string());
   const bool text = extension == ".txt" || extension == ".raw";
   const bool json = extension == ".json" || extension == ".jsonl";
-  const bool ids = !zipped && (extension == ".npy" || extension == ".bin");
+  const bool ids = dataset_is_ids(file);
   if (!text && !json && !ids) {
     throw Error(file.string(), "unknown kind of dataset",
                 "known are .txt, .raw, .jsonl, .json, each also with .gz, .npy and .bin");

@@ -30,6 +30,9 @@ struct Dataset {
 // text that is not UTF-8, an empty dataset, a truncated gzip, ids that do not fit.
 Dataset read_dataset(const std::filesystem::path& file, const DatasetOptions& options);
 
+// Whether a file of this name holds token ids rather than text: .npy, .bin.
+bool dataset_is_ids(const std::filesystem::path& file);
+
 // All documents joined by a blank line and tokenized once, with the BOS the tokenizer adds; or the
 // ids as they are. Throws Error for an id outside 0..vocabulary_size-1, with its position.
 std::vector<int32_t> token_stream(const Dataset& dataset, const Tokenizer* tokenizer,

@@ -25,6 +25,9 @@ struct Typed {
   std::string output_head;
   std::string dtype;
   std::string shard_size;
+  std::string method;
+  std::string scale_search = "hessian";
+  std::string ids_dtype = "u16";
   bool force = false;
 };
 
@@ -45,6 +48,11 @@ Recipe resolve(const Typed& typed) {
     throw Error("--group-size", std::to_string(recipe.group_size) + " is no group size",
                 "a number of columns, or -1 for the whole row");
   }
+  recipe.method = !typed.method.empty()                ? typed.method
+                  : recipe.calibration.dataset.empty() ? "rtn"
+                                                       : "gptq";
+  recipe.gptq.search = scale_search_from_name(typed.scale_search);
+  recipe.calibration.dataset_options.ids_dtype = parse_integer_type(typed.ids_dtype, "--ids-dtype");
   if (!typed.output_head.empty()) {
     recipe.output_head_bits = parse_weight_bits(typed.output_head, "--output-head");
   }
@@ -65,14 +73,15 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
   json["peak_ram_bytes"] = report.peak_ram_bytes;
   json["modules"] = Json::array();
   for (const ModuleReport& module : report.modules) {
-    json["modules"].push_back({{"name", module.name},
-                               {"shape", {module.N, module.K}},
-                               {"scheme", module.scheme},
-                               {"weight_error", module.weight_error},
-                               {"output_error", nullptr},
-                               {"damping", nullptr},
-                               {"seconds", module.seconds},
-                               {"note", module.note}});
+    json["modules"].push_back(
+        {{"name", module.name},
+         {"shape", {module.N, module.K}},
+         {"scheme", module.scheme},
+         {"weight_error", module.weight_error},
+         {"output_error", module.output_error ? Json(*module.output_error) : Json()},
+         {"damping", module.damping ? Json(*module.damping) : Json()},
+         {"seconds", module.seconds},
+         {"note", module.note}});
   }
   json["warnings"] = report.warnings;
   return json;
@@ -102,6 +111,7 @@ int run(const Typed& typed, const CommandLine& line) {
   if (!typed.shard_size.empty()) output.shard_bytes = parse_size(typed.shard_size, "--shard-size");
   const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(typed.model));
   const Plan plan = make_plan(recipe, checkpoint);
+  if (typed.method.empty()) print_message("method: " + recipe.method);
   const QuantizeReport report = quantize(plan, output, make_progress(line));
   for (const std::string& warning : report.warnings) print_message("warning: " + warning);
   for (const ModuleReport& module : report.modules) {
@@ -115,6 +125,45 @@ int run(const Typed& typed, const CommandLine& line) {
   return kDone;
 }
 
+void declare_calibration(CLI::App& command, Typed& typed) {
+  CalibrationOptions& calibration = typed.recipe.calibration;
+  GptqOptions& gptq = typed.recipe.gptq;
+  command.add_option("-d,--dataset", calibration.dataset,
+                     "calibration text (.txt .raw .jsonl .json, .gz) or ids (.npy .bin)");
+  command.add_option("--samples", calibration.samples, "calibration windows")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--seq-len", calibration.seq_len, "tokens per window, at most the context")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--seed", calibration.seed, "of the order of documents")
+      ->capture_default_str();
+  command.add_flag("!--no-pack", calibration.pack,
+                   "one document per window instead of joining them");
+  command.add_option("--text-key", calibration.dataset_options.text_key, "key of the text in JSON")
+      ->capture_default_str();
+  command.add_option("--ids-dtype", typed.ids_dtype, "integer type of .bin")->capture_default_str();
+  command.add_flag("--act-order,!--no-act-order", gptq.act_order,
+                   "gptq: columns by falling diag(H)");
+  command.add_flag("--static-groups,!--no-static-groups", gptq.static_groups,
+                   "gptq: groups of neighbouring columns, fitted beforehand");
+  command.add_option("--scale-search", typed.scale_search, "gptq: hessian, mse or minmax")
+      ->capture_default_str();
+  command.add_option("--damp", gptq.damp, "gptq: share of the Hessian's mean diagonal")
+      ->check(CLI::Range(1e-9, 1.0))
+      ->capture_default_str();
+  command.add_option("--sweeps", gptq.sweeps, "gptq: rounds of refinement")
+      ->check(CLI::Range(0, 100))
+      ->capture_default_str();
+  command.add_flag("--true-sequential,!--no-true-sequential", typed.recipe.true_sequential,
+                   "gptq: statistics again after each group of layers of a block");
+  command
+      .add_option("--correct-past", typed.recipe.correct_past,
+                  "gptq: share of the quantized past's error to make good")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+}
+
 }  // namespace
 
 void declare_quantize(CLI::App& command, CommandLine& line) {
@@ -122,8 +171,9 @@ void declare_quantize(CLI::App& command, CommandLine& line) {
   Recipe& recipe = typed->recipe;
   command.add_option("MODEL", typed->model, "model folder")->required();
   command.add_option("-o,--output", typed->output, "folder to write")->required();
-  command.add_option("-m,--method", recipe.method, "see 'nibble list methods'")
-      ->capture_default_str();
+  command.add_option("-m,--method", typed->method,
+                     "see 'nibble list methods' (default: gptq with a dataset, rtn without)");
+  declare_calibration(command, *typed);
   command.add_option("-b,--bits", recipe.bits, "bits of a weight's code, 2 to 8")
       ->check(CLI::Range(2, 8))
       ->capture_default_str();

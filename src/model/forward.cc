@@ -81,6 +81,30 @@ class BlockPass {
     });
   }
 
+  // The norm before attention alone.
+  void norm_attention(ConstMatrixRef x, MatrixRef normed) const {
+    for_tiles(x.rows(), [&](int64_t first, int64_t rows) {
+      apply_norm(config_, block_.attention_norm, x.middleRows(first, rows),
+                 normed.middleRows(first, rows));
+    });
+  }
+
+  // x += the output layer of `attended`; the MLP's input after it.
+  void add_attention(ConstMatrixRef attended, MatrixRef x, MatrixRef normed) const {
+    for_tiles(x.rows(), [&](int64_t first, int64_t rows) {
+      auto tile = x.middleRows(first, rows);
+      add_linear(block_.attention_output, attended.middleRows(first, rows), workspace_, tile);
+      apply_norm(config_, block_.mlp_norm, tile, normed.middleRows(first, rows));
+    });
+  }
+
+  // The input of the MLP's last layer, from its first's.
+  void activate(ConstMatrixRef normed, MatrixRef inputs) const {
+    for_tiles(normed.rows(), [&](int64_t first, int64_t rows) {
+      inputs.middleRows(first, rows) = mlp_hidden(normed.middleRows(first, rows));
+    });
+  }
+
   // x += the output layer of `attended`, then the MLP.
   void finish(ConstMatrixRef attended, MatrixRef x) const {
     for_tiles(x.rows(), [&](int64_t first, int64_t rows) {
@@ -104,6 +128,11 @@ class BlockPass {
   }
 
   void add_mlp(ConstMatrixRef normed, MatrixRef x) const {
+    add_linear(block_.down, mlp_hidden(normed), workspace_, x);
+  }
+
+  // Input of the MLP's last layer [rows, intermediate_size], in the workspace.
+  MatrixRef mlp_hidden(ConstMatrixRef normed) const {
     const int64_t n = config_.intermediate_size;
     int64_t outputs = 0;
     for (const Linear& linear : block_.mlp) outputs += linear.N;
@@ -115,7 +144,7 @@ class BlockPass {
     }
     auto up = hidden.rightCols(n);
     apply_activation(config_, hidden.block(0, 0, outputs > n ? hidden.rows() : 0, n), up);
-    add_linear(block_.down, up, workspace_, x);
+    return up;
   }
 
   const Config& config_;
@@ -144,6 +173,45 @@ void Model::forward(const Block& block, const Batch& batch, Matrix& x) const {
               qkv.middleCols(projections.queries, projections.keys),
               qkv.rightCols(projections.keys), *workspace_, attended);
     pass.finish(attended, tokens);
+  }
+}
+
+void Model::observe(const Block& block, const Batch& batch, const Matrix& x, InputGroup group,
+                    const SeeInputs& see) const {
+  assert(x.rows() == batch.windows * batch.window);
+  const Projections projections(config());
+  const RopeTable table = rope_table_of(config(), 0, batch.window);
+  const BlockPass pass(config(), block, table, *workspace_);
+  const int64_t step = std::max<int64_t>(1, kGroupTokens / batch.window);
+  for (int64_t first = 0; first < batch.windows; first += step) {
+    const int64_t windows = std::min(step, batch.windows - first);
+    const int64_t first_row = first * batch.window;
+    const int64_t T = windows * batch.window;
+    Matrix tokens = x.middleRows(first_row, T);
+    Matrix normed(T, x.cols());
+    if (group == InputGroup::kAttention) {
+      pass.norm_attention(tokens, normed);
+      see(normed, tokens, first_row);
+      continue;
+    }
+    auto qkv = workspace_->take(Workspace::kProjections, T, projections.columns());
+    pass.project(tokens, batch.window, qkv);
+    auto attended = workspace_->take(Workspace::kAttended, T, projections.queries);
+    attention(attention_shape(config(), windows), qkv.leftCols(projections.queries),
+              qkv.middleCols(projections.queries, projections.keys),
+              qkv.rightCols(projections.keys), *workspace_, attended);
+    if (group == InputGroup::kAttentionOutput) {
+      see(attended, tokens, first_row);
+      continue;
+    }
+    pass.add_attention(attended, tokens, normed);
+    if (group == InputGroup::kMlp) {
+      see(normed, tokens, first_row);
+      continue;
+    }
+    Matrix inputs(T, config().intermediate_size);
+    pass.activate(normed, inputs);
+    see(inputs, tokens, first_row);
   }
 }
 

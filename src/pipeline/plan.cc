@@ -189,6 +189,21 @@ PlannedModule plan_module(const Plan& plan, LinearModule module, std::optional<i
   return planned;
 }
 
+void check_calibration(const Recipe& recipe) {
+  const bool needed = method(recipe.method).needs_calibration;
+  const bool given = !recipe.calibration.dataset.empty();
+  if (needed && !given) {
+    throw Error("--method " + recipe.method, "needs a calibration dataset", "add -d FILE");
+  }
+  if (needed && recipe.output_head_bits) {
+    throw Error("--output-head", "cannot be calibrated yet",
+                "use -m rtn, or leave the head as it is");
+  }
+  if (given && !needed) {
+    throw Error("--dataset", "method " + recipe.method + " uses no calibration", "leave it out");
+  }
+}
+
 // Each distinct caution of the format once, with the first module it is about.
 void add_cautions(Plan& plan) {
   std::set<std::string> said;
@@ -244,7 +259,7 @@ std::vector<TensorInfo> output_tensors(const Format& format, std::span<const Pla
 }
 
 Plan make_plan(const Recipe& recipe, std::shared_ptr<const Checkpoint> checkpoint) {
-  method(recipe.method);
+  check_calibration(recipe);
   Plan plan;
   plan.recipe = recipe;
   plan.checkpoint = std::move(checkpoint);

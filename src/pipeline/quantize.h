@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,9 @@ struct ModuleReport {
   int64_t N = 0;
   int64_t K = 0;
   std::string scheme;
-  double weight_error = 0;  // relative Frobenius norm of W - dequantize(q)
+  double weight_error = 0;             // relative Frobenius norm of W - dequantize(q)
+  std::optional<double> output_error;  // relative, from the Hessian; none without calibration
+  std::optional<double> damping;       // share of the Hessian's mean diagonal
   double seconds = 0;
   std::string note;
 };

@@ -5,9 +5,12 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "calibration/windows.h"
 #include "formats/json.h"
+#include "quantizers/solvers/gptq.h"
 #include "src/tensor/dtype.h"
 
 namespace nibble {
@@ -23,7 +26,16 @@ struct Recipe {
   std::optional<int> output_head_bits;  // the head is left alone without it
   std::optional<Dtype> dtype;           // of everything written dense; none: as stored
   bool requantize = false;              // a quantized model is decoded first
+
+  CalibrationOptions calibration;
+  GptqOptions gptq;
+  double correct_past = 1;      // share of the quantized past's error that is made good, 0..1
+  bool true_sequential = true;  // statistics again after each input group of a block
 };
+
+// hessian, mse, minmax. The second throws Error with the known names.
+std::string_view scale_search_name(ScaleSearch search);
+ScaleSearch scale_search_from_name(const std::string& name);
 
 // As stored in the output (nibble.json) and printed with --json.
 Json to_json(const Recipe& recipe);

@@ -1,9 +1,11 @@
 #include "tests/cli/program.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -28,16 +30,26 @@ namespace {
   _exit(127);
 }
 
+// As a full disk: writes beyond fail instead of raising a signal.
+void limit_files(int64_t bytes) {
+  const rlimit limit = {static_cast<rlim_t>(bytes), static_cast<rlim_t>(bytes)};
+  setrlimit(RLIMIT_FSIZE, &limit);
+  signal(SIGXFSZ, SIG_IGN);
+}
+
 }  // namespace
 
 ProgramResult run_nibble(const std::vector<std::string>& arguments,
-                         const std::vector<std::string>& environment) {
+                         const std::vector<std::string>& environment, int64_t file_bytes) {
   const TemporaryFolder folder;
   const std::string out = folder.path() / "out";
   const std::string err = folder.path() / "err";
   const pid_t child = fork();
   if (child < 0) throw std::runtime_error("fork failed");
-  if (child == 0) become_nibble(arguments, environment, out, err);
+  if (child == 0) {
+    if (file_bytes > 0) limit_files(file_bytes);
+    become_nibble(arguments, environment, out, err);
+  }
   int status = 0;
   waitpid(child, &status, 0);
   ProgramResult result;

@@ -1,6 +1,7 @@
 // Runs the real binary in tests and keeps what it printed.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,9 @@ struct ProgramResult {
   std::string err;
 };
 
-// environment: "NAME=value" entries added to the test's own.
+// environment: "NAME=value" entries added to the test's own. file_bytes: no file may grow beyond
+// (0: any).
 ProgramResult run_nibble(const std::vector<std::string>& arguments,
-                         const std::vector<std::string>& environment = {});
+                         const std::vector<std::string>& environment = {}, int64_t file_bytes = 0);
 
 }  // namespace nibble
