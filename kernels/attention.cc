@@ -13,6 +13,8 @@
 namespace nibble {
 namespace {
 
+// Multiplications of queries and keys that are worth waking the other threads for.
+constexpr int64_t kParallelProducts = int64_t{1} << 20;
 constexpr int64_t kBlockRows = 128;  // queries times heads of a group
 constexpr int64_t kBlockKeys = 128;  // of one step of the running softmax
 // Up to so many queries, arranging keys and values would cost more than it saves.
@@ -151,7 +153,8 @@ void attend_few(const AttentionShape& shape, ConstMatrixRef q, ConstMatrixRef k,
   const int64_t size = shape.head_size;
   const int64_t queries = q.rows() / shape.windows;
   const int64_t keys = k.rows() / shape.windows;
-#pragma omp parallel for schedule(dynamic) if (!omp_in_parallel())
+  const bool worth_it = q.rows() * keys * shape.heads * size >= kParallelProducts;
+#pragma omp parallel for schedule(dynamic) if (worth_it && !omp_in_parallel())
   for (int64_t task = 0; task < q.rows() * shape.heads; ++task) {
     const int64_t row = task / shape.heads;
     const int64_t head = task % shape.heads;

@@ -15,9 +15,11 @@ namespace {
 
 // Depth of a step through a panel: its 48 KB and the rows of x beside it stay in L1 and L2.
 constexpr int64_t kDepth = 384;
-constexpr int64_t kTileRows = 128;   // rows of x per task
-constexpr int64_t kTilePanels = 4;   // panels per task
-constexpr int64_t kChunk = 64;       // rows of a transposed weight arranged by one task
+constexpr int64_t kTileRows = 128;  // rows of x per task
+constexpr int64_t kTilePanels = 4;  // panels per task
+constexpr int64_t kChunk = 64;      // rows of a transposed weight arranged by one task
+// Multiplications that are worth waking the other threads for: about 0.1 ms of one token's product.
+constexpr int64_t kParallelProducts = int64_t{1} << 20;
 constexpr int64_t kAliasing = 1024;  // floats: rows at multiples of 4 KB share few sets of L1
 
 int64_t panels(int64_t n) { return (n + kPanelWidth - 1) / kPanelWidth; }
@@ -127,7 +129,7 @@ void multiply_all(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixR
   }
   const int64_t row_tiles = (x.rows() + kTileRows - 1) / kTileRows;
   const int64_t panel_tiles = (count + kTilePanels - 1) / kTilePanels;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (x.rows() * y.cols() * w.K >= kParallelProducts)
   for (int64_t tile = 0; tile < row_tiles * panel_tiles; ++tile) {
     const int64_t t = tile / panel_tiles * kTileRows;
     const int64_t rows = std::min(kTileRows, x.rows() - t);
