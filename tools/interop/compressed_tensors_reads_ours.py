@@ -25,7 +25,7 @@ MODEL = ROOT / "tests" / "data" / "bookworm-5m"
 TEXT = ROOT / "tests" / "data" / "books.eval.sample.txt"
 TINY = ROOT / "tests" / "data" / "tiny"
 
-# name, model, quantize options, ids: windows of the text, or of tests/data/tiny/ids.npy
+# name, model, options of quantize; tiny models run on tests/data/tiny/ids.npy
 CASES = [
     ("bookworm W4 g128 asymmetric", MODEL, ["-b", 4, "-g", 128]),
     ("bookworm W4 g128 symmetric", MODEL, ["-b", 4, "-g", 128, "--symmetric"]),
@@ -63,7 +63,7 @@ def check(score, name, model, options, ids, folder):
     peer = load(folder / "quantized", dequantize=not symmetric)
     score.relative(f"{name}: nll", ours, nll_of_windows(peer, windows).mean(), 1e-4)
 
-    dtype = "f32" if symmetric else "f16" if "F16" in name or model == MODEL else "bf16"
+    dtype = "f32" if symmetric else "bf16" if "BF16" in name else "f16"
     nibble("export", folder / "quantized", "-f", "dense", "--dtype", dtype, "-o", folder / "dense")
     dense = transformers.AutoModelForCausalLM.from_pretrained(folder / "dense", dtype="float32").eval()
     difference = (logits(peer, windows[:2]) - logits(dense, windows[:2])).abs().max().item()
