@@ -22,11 +22,13 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kChunk = 16;
-constexpr int64_t kFewTokens = 8;
+constexpr int64_t kFewTokens = 48;
+// Of x: two thirds of a 48 KiB first-level cache (measured; half of it costs 5 % more).
+constexpr int64_t kNearFloats = 8192;
 // Below this many weights a second thread costs more than it saves (a few us to wake it).
 constexpr int64_t kParallelWeights = 1 << 16;
-// Rows that a thread takes at a time: enough for the hardware prefetcher to run at full speed.
-constexpr int64_t kRowsAtOnce = 64;
+// Rows that a thread takes at a time.
+constexpr int64_t kRowsAtOnce = 32;
 // A panel of expanded weights [kPanelRows, kPanelColumns] fills half of a 1 MiB second-level cache.
 constexpr int64_t kPanelRows = 256;
 constexpr int64_t kPanelColumns = 512;  // whole tiles of every layout
@@ -40,6 +42,7 @@ class Floats {
  public:
   explicit Floats(int64_t size) : tensor_(Tensor::allocate(Dtype::kF32, {size})) {}
   float* data() { return tensor_.mutable_values<float>().data(); }
+  const float* data() const { return tensor_.values<float>().data(); }
 
  private:
   Tensor tensor_;
@@ -47,38 +50,73 @@ class Floats {
 
 int thread_count() { return omp_in_parallel() != 0 ? 1 : omp_get_max_threads(); }
 
-// Tokens [first, first + tokens) of x as the row kernels read it: [chunks][padded tokens][16], for
-// whole tiles.
-Floats interleave(const ConstMatrixRef& x, const PackedLinear& w, int64_t first, int64_t tokens,
-                  int64_t padded) {
-  const int64_t columns = row_tiles(w) * tile_columns(w.bits);
-  Floats result(columns * padded);
-  float* out = result.data();
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float* row = x.data() + (first + t) * x.outerStride();
+// Tokens of x that a row is multiplied with together.
+struct TokenBlock {
+  int64_t first;
+  int64_t tokens;
+  int padded;  // 1, 2, 4 or 8
+  Floats x;    // [chunks][padded][16] for whole tiles, zero where there is no input
+};
+
+void interleave(const ConstMatrixRef& x, const PackedLinear& w, TokenBlock& block) {
+  float* out = block.x.data();
+  for (int64_t t = 0; t < block.tokens; ++t) {
+    const float* row = x.data() + (block.first + t) * x.outerStride();
     for (int64_t p = 0; p < w.columns; ++p) {
       const int64_t k = w.column.empty() ? p : w.column[p];
-      if (k >= 0) out[(p / kChunk * padded + t) * kChunk + p % kChunk] = row[k];
+      if (k >= 0) out[(p / kChunk * block.padded + t) * kChunk + p % kChunk] = row[k];
     }
   }
-  return result;
+}
+
+std::vector<TokenBlock> token_blocks(const ConstMatrixRef& x, const PackedLinear& w) {
+  constexpr int64_t kMost = 8;
+  const int64_t columns = row_tiles(w) * tile_columns(w.bits);
+  std::vector<TokenBlock> blocks;
+  for (int64_t first = 0; first < x.rows(); first += kMost) {
+    const int64_t tokens = std::min(kMost, x.rows() - first);
+    const int padded = tokens <= 2 ? static_cast<int>(tokens) : tokens <= 4 ? 4 : 8;
+    blocks.push_back({first, tokens, padded, Floats(columns * padded)});
+    interleave(x, w, blocks.back());
+  }
+  return blocks;
+}
+
+// Rows [first, first + rows) by one block of tokens, in segments of columns whose x stays in the
+// first-level cache.
+void multiply_rows(const PackedLinear& w, const TokenBlock& block, MultiplyRow multiply,
+                   int64_t first, std::span<const PackedRow> rows, MatrixRef& y) {
+  const int64_t tile = tile_columns(w.bits);
+  const int64_t tiles = row_tiles(w);
+  const int64_t segment = std::max<int64_t>(kNearFloats / block.padded / tile, 1);
+  for (int64_t start = 0; start < tiles; start += segment) {
+    const float* x = block.x.data() + start * tile * block.padded;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      std::array<float, 8> sums;
+      multiply(rows[r], start, std::min(segment, tiles - start), x, sums.data());
+      for (int64_t t = 0; t < block.tokens; ++t) {
+        float& out = y(block.first + t, first + static_cast<int64_t>(r));
+        out = start == 0 ? sums[t] : out + sums[t];
+      }
+    }
+  }
 }
 
 // At most kFewTokens, row by row through the packed words.
 void multiply_few(const ConstMatrixRef& x, const PackedLinear& w, MatrixRef& y,
                   const DequantPath& path) {
-  const int64_t tokens = x.rows();
-  const int padded = tokens <= 2 ? static_cast<int>(tokens) : tokens <= 4 ? 4 : 8;
-  Floats arranged = interleave(x, w, 0, tokens, padded);
-  const float* x_chunks = arranged.data();
-  const MultiplyRow multiply = path.multiply(row_kind(w), padded);
-  const int64_t tiles = row_tiles(w);
-#pragma omp parallel for schedule(dynamic, kRowsAtOnce) \
+  const RowKind kind = row_kind(w);
+  const std::vector<TokenBlock> blocks = token_blocks(x, w);
+#pragma omp parallel for schedule(dynamic) \
     num_threads(thread_count()) if (w.N * w.columns >= kParallelWeights)
-  for (int64_t n = 0; n < w.N; ++n) {
-    std::array<float, kFewTokens> sums;
-    multiply(packed_row(w, n), tiles, x_chunks, sums.data());
-    for (int64_t t = 0; t < tokens; ++t) y(t, n) = sums[t];
+  for (int64_t first = 0; first < w.N; first += kRowsAtOnce) {
+    std::array<PackedRow, kRowsAtOnce> rows;
+    const int64_t count = std::min(kRowsAtOnce, w.N - first);
+    for (int64_t r = 0; r < count; ++r) rows[r] = packed_row(w, first + r);
+    for (const TokenBlock& block : blocks) {
+      multiply_rows(w, block, path.multiply(kind, block.padded), first,
+                    std::span(rows).first(static_cast<size_t>(count)), y);
+    }
   }
 }
 

@@ -138,32 +138,30 @@ struct GatherDecode : ByteDecode {
 template <int kTokens>
 struct Accumulate {
   // Independent sums per token: eight altogether, to hide the latency of the multiply-add.
-  static constexpr int kSums = kTokens == 1 ? 4 : kTokens == 2 ? 4 : kTokens == 4 ? 2 : 1;
+  static constexpr int kSums = kTokens <= 2 ? 4 : kTokens == 4 ? 2 : 1;
   const float* x;
-  __m256 sums[kTokens][kSums];
+  __m256 sums[kTokens * kSums] = {};
 
-  NIBBLE_TARGET explicit Accumulate(const float* the_x) : x(the_x) {
-    for (auto& token : sums) {
-      for (__m256& sum : token) sum = _mm256_setzero_ps();
-    }
+  NIBBLE_TARGET explicit Accumulate(const float* the_x) : x(the_x) {}
+  template <int kChunk, int kToken, int kPart>
+  NIBBLE_TARGET void half(__m256 weights) {
+    __m256& sum = sums[kToken * kSums + (2 * kChunk + kPart) % kSums];
+    const float* values = x + (kChunk * kTokens + kToken) * 2 * kHalf + kPart * kHalf;
+    sum = _mm256_fmadd_ps(weights, _mm256_load_ps(values), sum);
   }
-  template <int kChunk>
-  NIBBLE_TARGET void chunk(const Weights& weights) {
-    for (int i = 0; i < 2; ++i) {
-      for (int t = 0; t < kTokens; ++t) {
-        __m256& sum = sums[t][(2 * kChunk + i) % kSums];
-        const float* values = x + (kChunk * kTokens + t) * 2 * kHalf + i * kHalf;
-        sum = _mm256_fmadd_ps(weights.half[i], _mm256_load_ps(values), sum);
-      }
-    }
+  template <int kChunk, int kToken>
+  NIBBLE_TARGET void token(const Weights& weights) {
+    half<kChunk, kToken, 0>(weights.half[0]);
+    half<kChunk, kToken, 1>(weights.half[1]);
   }
   template <int kTileChunks>
   NIBBLE_TARGET void next_tile() {
     x += kTileChunks * kTokens * 2 * kHalf;
   }
-  NIBBLE_TARGET float sum(int t) const {
-    __m256 total = sums[t][0];
-    for (int i = 1; i < kSums; ++i) total = _mm256_add_ps(total, sums[t][i]);
+  template <int kToken>
+  NIBBLE_TARGET float sum() const {
+    __m256 total = sums[kToken * kSums];
+    for (int i = 1; i < kSums; ++i) total = _mm256_add_ps(total, sums[kToken * kSums + i]);
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(total), _mm256_extractf128_ps(total, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));

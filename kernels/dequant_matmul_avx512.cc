@@ -101,29 +101,24 @@ struct GatherDecode : ByteDecode {
 template <int kTokens>
 struct Accumulate {
   // Independent sums per token, to hide the latency of the multiply-add.
-  static constexpr int kSums = kTokens == 1 ? 4 : kTokens <= 4 ? 2 : 1;
+  static constexpr int kSums = kTokens <= 2 ? 4 : kTokens == 4 ? 2 : 1;
   const float* x;
-  __m512 sums[kTokens][kSums];
+  __m512 sums[kTokens * kSums] = {};
 
-  NIBBLE_TARGET explicit Accumulate(const float* the_x) : x(the_x) {
-    for (auto& token : sums) {
-      for (__m512& sum : token) sum = _mm512_setzero_ps();
-    }
-  }
-  template <int kChunk>
-  NIBBLE_TARGET void chunk(__m512 weights) {
-    for (int t = 0; t < kTokens; ++t) {
-      __m512& sum = sums[t][kChunk % kSums];
-      sum = _mm512_fmadd_ps(weights, _mm512_load_ps(x + (kChunk * kTokens + t) * 16), sum);
-    }
+  NIBBLE_TARGET explicit Accumulate(const float* the_x) : x(the_x) {}
+  template <int kChunk, int kToken>
+  NIBBLE_TARGET void token(__m512 weights) {
+    __m512& sum = sums[kToken * kSums + kChunk % kSums];
+    sum = _mm512_fmadd_ps(weights, _mm512_load_ps(x + (kChunk * kTokens + kToken) * 16), sum);
   }
   template <int kTileChunks>
   NIBBLE_TARGET void next_tile() {
     x += kTileChunks * kTokens * 16;
   }
-  NIBBLE_TARGET float sum(int t) const {
-    __m512 total = sums[t][0];
-    for (int i = 1; i < kSums; ++i) total = _mm512_add_ps(total, sums[t][i]);
+  template <int kToken>
+  NIBBLE_TARGET float sum() const {
+    __m512 total = sums[kToken * kSums];
+    for (int i = 1; i < kSums; ++i) total = _mm512_add_ps(total, sums[kToken * kSums + i]);
     return _mm512_reduce_add_ps(total);
   }
 };

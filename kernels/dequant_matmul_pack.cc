@@ -1,12 +1,18 @@
 // From QuantizedLinear to PackedLinear: the order of the columns, one float of each parameter per
 // row and group, the levels, the codes.
+#include <sys/mman.h>
+
 #include <algorithm>
-#include <cassert>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "formats/packing/rows.h"
@@ -155,11 +161,28 @@ void pack_levels(const QuantizedLinear& q, PackedLinear& w) {
   }
 }
 
+// U32 zeros that lie on huge pages where the system gives them on request: a row walk then misses
+// no address translations.
+Tensor allocate_words(int64_t N, int64_t row_words) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const Shape shape = {N, row_words};
+  const auto bytes = static_cast<size_t>(byte_count(Dtype::kU32, shape));
+  if (bytes < kHugePage) return Tensor::allocate(Dtype::kU32, shape);
+  void* memory = std::aligned_alloc(kHugePage, (bytes + kHugePage - 1) / kHugePage * kHugePage);
+  if (memory == nullptr) throw std::bad_alloc();
+  const std::shared_ptr<void> owner(memory, std::free);
+  madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // may be refused
+  std::memset(memory, 0, bytes);
+  return Tensor::borrow(
+      {Dtype::kU32, shape, {static_cast<const std::byte*>(memory), bytes}, Device::kCpu}, owner);
+}
+
 template <typename P>
 void pack_codes(const QuantizedLinear& q, PackedLinear& w) {
   w.row_words = P::row_words(w.columns);
-  w.words = Tensor::allocate(Dtype::kU32, {w.N, w.row_words});
-  const std::span<uint32_t> words = w.words.mutable_values<uint32_t>();
+  w.words = allocate_words(w.N, w.row_words);
+  // Ours, and shared with nobody yet.
+  auto* words = const_cast<uint32_t*>(w.words.values<uint32_t>().data());
   const std::span<const uint8_t> codes = q.codes.values<uint8_t>();
   const int64_t tiles = P::row_tiles(w.columns);
 #pragma omp parallel
@@ -175,7 +198,7 @@ void pack_codes(const QuantizedLinear& q, PackedLinear& w) {
           row[p] = w.column[p] < 0 ? uint8_t{0} : source[w.column[p]];
         }
       }
-      pack_tiles<P>(row.data(), tiles, words.data() + n * w.row_words);
+      pack_tiles<P>(row.data(), tiles, words + n * w.row_words);
     }
   }
 }

@@ -48,11 +48,11 @@ PackedRow packed_row(const PackedLinear& w, int64_t n);
 int64_t row_tiles(const PackedLinear& w);
 int64_t tile_columns(int bits);
 
-// sums[t] = sum over all columns of tiles [0, tiles) of x[t, column] * weight.
-// x  [chunks][tokens][16]: chunk by chunk, zero where there is no input; 64-byte aligned
-using MultiplyRow = void (*)(const PackedRow& row, int64_t tiles, const float* x, float* sums);
-// Weights of tiles [first, first + tiles) into out [tiles * tile columns], 64-byte aligned. `first`
-// is at a group's start or inside a group.
+// sums[t] = sum over the columns of tiles [first, first + tiles) of x[t, column] * weight.
+// x  [chunks][tokens][16] from the first tile on, zero where there is no input; 64-byte aligned
+using MultiplyRow = void (*)(const PackedRow& row, int64_t first, int64_t tiles, const float* x,
+                             float* sums);
+// Weights of tiles [first, first + tiles) into out [tiles * tile columns], 64-byte aligned.
 using ExpandRow = void (*)(const PackedRow& row, int64_t first, int64_t tiles, float* out);
 
 struct DequantPath {

@@ -33,9 +33,11 @@ struct Scalar {
   }
 
   template <int kTokens>
-  static void multiply(const PackedRow& row, int64_t tiles, const float* x, float* sums) {
+  static void multiply(const PackedRow& row, int64_t first, int64_t tiles, const float* x,
+                       float* sums) {
     std::array<Chunk, kTokens> partial{};
-    for (int64_t chunk = 0; chunk < tiles * Layout::kTileChunks; ++chunk) {
+    const int64_t last = (first + tiles) * Layout::kTileChunks;
+    for (int64_t chunk = first * Layout::kTileChunks; chunk < last; ++chunk) {
       const Chunk weights = decode(row, chunk);
       for (int t = 0; t < kTokens; ++t) {
         for (int i = 0; i < Layout::kChunk; ++i) partial[t][i] += weights[i] * *x++;
@@ -48,8 +50,8 @@ struct Scalar {
   }
 
   static void expand(const PackedRow& row, int64_t first, int64_t tiles, float* out) {
-    for (int64_t chunk = first * Layout::kTileChunks; chunk < (first + tiles) * Layout::kTileChunks;
-         ++chunk) {
+    const int64_t last = (first + tiles) * Layout::kTileChunks;
+    for (int64_t chunk = first * Layout::kTileChunks; chunk < last; ++chunk) {
       const Chunk weights = decode(row, chunk);
       out = std::copy(weights.begin(), weights.end(), out);
     }

@@ -5,7 +5,8 @@
 // and hands over a struct Path with
 //   TableDecode<kBits>, IntegerDecode, GatherDecode   static bits; set_group(scale, zero, minimum);
 //                                                     decode<chunk>(tile) -> weights of a chunk
-//   Accumulate<kTokens>, Store                        chunk<chunk>(weights); next_tile<chunks>()
+//   Accumulate<kTokens>   token<chunk, token>(weights); next_tile<chunks>(); sum<token>()
+//   Store                 chunk<chunk>(weights); next_tile<chunks>()
 // Everything is in an unnamed namespace: each path has its own copy.
 #pragma once
 
@@ -66,13 +67,13 @@ struct Groups {
 
   NIBBLE_TARGET Groups(const PackedRow& the_row, int64_t chunk, int period, Decode& decode)
       : row(the_row) {
-    const int64_t group = chunk / row.group_chunks;
+    const int64_t group = chunk == 0 ? 0 : chunk / row.group_chunks;  // divisions take 5 ns
     scale = row.scale + group * row.scale_step;
     zero = row.zero + group * row.zero_step;
     minimum = row.minimum + group * row.minimum_step;
     groups_left = row.groups - group - 1;
     periods_per_group = row.group_chunks / period;
-    periods_left = periods_per_group - chunk % row.group_chunks / period;
+    periods_left = periods_per_group - (chunk - group * row.group_chunks) / period;
     decode.set_group(*scale, *zero, *minimum);
   }
   NIBBLE_TARGET void next_period(Decode& decode) {
@@ -89,6 +90,11 @@ struct Groups {
     --periods_left;
   }
 };
+
+// Words are asked for this far ahead: 8 KiB, some hundred lines, which a cold matrix takes 15 %
+// less time with (1 KiB: no difference).
+constexpr int64_t kPrefetchWords = 2048;
+constexpr int kLineWords = 16;
 
 // Every chunk's weights of tiles [first, first + tiles) go to use.template chunk<chunk>(weights).
 template <class Decode, int kPeriod, class Use>
@@ -107,6 +113,9 @@ struct Walk {
   }
   template <int... kChunks>
   NIBBLE_TARGET void tile(const uint32_t* words, std::integer_sequence<int, kChunks...>) {
+    for (int line = 0; line < kTileWords; line += kLineWords) {
+      __builtin_prefetch(words + kPrefetchWords + line);
+    }
     (chunk<kChunks>(words), ...);
     use.template next_tile<kTileChunks>();
   }
@@ -120,13 +129,32 @@ struct Walk {
   }
 };
 
+// All tokens of a chunk. No loop: GCC would keep the path's sums in memory.
+template <class Sums, int kTokens>
+struct Tokens : Sums {
+  using Indexes = std::make_integer_sequence<int, kTokens>;
+
+  template <int kChunk, class Weights, int... kToken>
+  NIBBLE_TARGET void each(const Weights& weights, std::integer_sequence<int, kToken...>) {
+    (Sums::template token<kChunk, kToken>(weights), ...);
+  }
+  template <int kChunk, class Weights>
+  NIBBLE_TARGET void chunk(const Weights& weights) {
+    each<kChunk>(weights, Indexes());
+  }
+  template <int... kToken>
+  NIBBLE_TARGET void finish(float* out, std::integer_sequence<int, kToken...>) const {
+    ((out[kToken] = Sums::template sum<kToken>()), ...);
+  }
+};
+
 template <class Path, class Decode, int kPeriod, int kTokens>
-NIBBLE_TARGET_ENTRY void multiply_row(const PackedRow& row, int64_t tiles, const float* x,
-                                      float* sums) {
-  using Use = typename Path::template Accumulate<kTokens>;
-  Use use(x);
-  Walk<Decode, kPeriod, Use>::run(row, 0, tiles, use);
-  for (int t = 0; t < kTokens; ++t) sums[t] = use.sum(t);
+NIBBLE_TARGET_ENTRY void multiply_row(const PackedRow& row, int64_t first, int64_t tiles,
+                                      const float* x, float* sums) {
+  using Use = Tokens<typename Path::template Accumulate<kTokens>, kTokens>;
+  Use use{typename Path::template Accumulate<kTokens>(x)};
+  Walk<Decode, kPeriod, Use>::run(row, first, tiles, use);
+  use.finish(sums, typename Use::Indexes());
 }
 
 template <class Path, class Decode, int kPeriod>
