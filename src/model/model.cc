@@ -79,7 +79,18 @@ void check_ids(std::span<const int32_t> ids, const Config& config) {
   }
 }
 
+int64_t bytes_of(const Linear& linear) {
+  return std::ssize(linear.dense.values.bytes()) + (linear.packed ? linear.packed->bytes() : 0);
+}
+
 }  // namespace
+
+int64_t Block::bytes() const {
+  int64_t sum = bytes_of(attention_output) + bytes_of(down);
+  for (const Linear& linear : attention) sum += bytes_of(linear);
+  for (const Linear& linear : mlp) sum += bytes_of(linear);
+  return sum;
+}
 
 Model::Model(std::shared_ptr<const Checkpoint> checkpoint)
     : checkpoint_(std::move(checkpoint)),

@@ -40,6 +40,8 @@ struct Block {
   Linear attention_output;
   std::vector<Linear> mlp;  // gate and up, or up
   Linear down;
+
+  int64_t bytes() const;  // of the weights as they are in memory
 };
 
 // Keys and values of one block for one sequence, for generation.
