@@ -1,7 +1,7 @@
 """transformers + compressed-tensors, on the CPU in float32, read what `nibble quantize` writes.
 
-    python tools/interop/compressed_tensors_reads_ours.py [TEXT]      after tools/build; needs torch, transformers,
-                                                                      compressed-tensors, accelerate
+    python tools/interop/compressed_tensors_reads_ours.py [TEXT [CASE]]      after tools/build; needs torch, transformers,
+                                              compressed-tensors, accelerate; CASE: only those whose name has it
 
 nll      over 16 windows of 512 ids: the peer's forward pass against `nibble evaluate` of the same folder, 1e-4 relative
 logits   the peer's model against the same model from `nibble export -f dense`, 1e-3
@@ -79,7 +79,8 @@ def main():
     ids_of_text = np.array(tokenizer(text.read_text(encoding="utf-8"))["input_ids"], np.uint16)
     tiny_ids = np.load(TINY / "ids.npy")
     score = Score()
-    for name, model, options in CASES:
+    chosen = [case for case in CASES if sys.argv[2:] == [] or sys.argv[2] in case[0]]
+    for name, model, options in chosen:
         with tempfile.TemporaryDirectory() as folder:
             check(score, name, model, options, ids_of_text if model == MODEL else tiny_ids, pathlib.Path(folder))
     score.exit()

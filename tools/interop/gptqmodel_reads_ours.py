@@ -1,6 +1,7 @@
 """gptqmodel, on the CPU, reads what `nibble quantize` writes as gptq and awq.
 
-    python tools/interop/gptqmodel_reads_ours.py [TEXT]      after tools/build; needs torch, transformers, gptqmodel
+    python tools/interop/gptqmodel_reads_ours.py [TEXT [CASE]]      after tools/build; needs torch, transformers, gptqmodel;
+                                                                    CASE: only those whose name has it
 
 weights  the peer's own dequantized weights against `nibble export -f dense --dtype f16`, bit for bit (one rounding)
 nll      over 16 windows of 512 ids: the peer's forward pass, in F16, the only type its CPU kernels have, against
@@ -68,7 +69,8 @@ def main():
     ids_of_text = np.array(tokenizer(text.read_text(encoding="utf-8"))["input_ids"], np.uint16)
     tiny_ids = np.load(ROOT / "tests" / "data" / "tiny" / "ids.npy")
     score = Score()
-    for name, model, options in CASES:
+    chosen = [case for case in CASES if sys.argv[2:] == [] or sys.argv[2] in case[0]]
+    for name, model, options in chosen:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 check(score, name, model, options, ids_of_text if model == MODEL else tiny_ids, pathlib.Path(folder))
