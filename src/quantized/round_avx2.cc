@@ -2,7 +2,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <iterator>
 #include <span>
@@ -32,11 +31,23 @@ NIBBLE_AVX2 inline __m256i not_finite(__m256 x) {
   return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(x), exponent), exponent);
 }
 
+// The smallest and the largest lane.
+NIBBLE_AVX2 inline float smallest_of(__m256 x) {
+  __m128 least = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  least = _mm_min_ps(least, _mm_movehl_ps(least, least));
+  return _mm_cvtss_f32(_mm_min_ss(least, _mm_movehdup_ps(least)));
+}
+NIBBLE_AVX2 inline float largest_of(__m256 x) {
+  __m128 most = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+  return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+}
+
 NIBBLE_AVX2 Extremes extremes_of(const float* weights, int64_t n) {
   const Run tail = {n / kWidth * kWidth, n, 0};
-  Extremes found;
-  kScalarRound.extremes(weights, {&tail, 1}, &found);
-  if (n < kWidth) return found;
+  Extremes rest;
+  if (tail.first < n) kScalarRound.extremes(weights, {&tail, 1}, &rest);
+  if (n < kWidth) return rest;
   __m256 smallest = _mm256_loadu_ps(weights);
   __m256 largest = smallest;
   __m256i bad = _mm256_setzero_si256();
@@ -46,15 +57,11 @@ NIBBLE_AVX2 Extremes extremes_of(const float* weights, int64_t n) {
     largest = _mm256_max_ps(largest, w);
     bad = _mm256_or_si256(bad, not_finite(w));
   }
-  std::array<float, kWidth> low{};
-  std::array<float, kWidth> high{};
-  _mm256_storeu_ps(low.data(), smallest);
-  _mm256_storeu_ps(high.data(), largest);
-  if (tail.first == n) found = {low[0], high[0], true};
-  found.smallest = std::min(found.smallest, *std::min_element(low.begin(), low.end()));
-  found.largest = std::max(found.largest, *std::max_element(high.begin(), high.end()));
-  found.finite = found.finite && _mm256_testz_si256(bad, bad) != 0;
-  return found;
+  const Extremes found = {smallest_of(smallest), largest_of(largest),
+                          _mm256_testz_si256(bad, bad) != 0};
+  if (tail.first == n) return found;
+  return {std::min(found.smallest, rest.smallest), std::max(found.largest, rest.largest),
+          found.finite && rest.finite};
 }
 
 NIBBLE_AVX2 void extremes(const float* weights, std::span<const Run> runs, Extremes* extremes) {
