@@ -2,6 +2,7 @@
 #include "quantizers/solvers/rtn.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 #include <zlib.h>
 
 #include <cmath>
@@ -178,6 +179,23 @@ TEST(Rtn, RowsOfALargerMatrixAreTakenInPlace) {
   const SolverResult copy = rtn(Matrix(W.leftCols(128)), scheme);
   EXPECT_EQ(crc(part.q.codes), crc(copy.q.codes));
   EXPECT_EQ(crc(part.q.scale.values), crc(copy.q.scale.values));
+}
+
+TEST(Rtn, TheNumberOfThreadsDoesNotMatter) {
+  const Matrix W = golden_matrix(256).replicate(40, 2);  // enough for several threads
+  const int threads = omp_get_max_threads();
+  for (const bool per_tensor : {false, true}) {
+    const Scheme scheme = integer_scheme(4, per_tensor ? kAll : 64, false, Dtype::kF16, per_tensor);
+    omp_set_num_threads(1);
+    const SolverResult one = rtn(W, scheme);
+    omp_set_num_threads(3);
+    const SolverResult three = rtn(W, scheme);
+    EXPECT_EQ(fingerprint(one.q), fingerprint(three.q));
+    EXPECT_EQ(one.weight_error, three.weight_error);
+    EXPECT_EQ(one.rounding.raised_to_smallest, three.rounding.raised_to_smallest);
+    EXPECT_TRUE(dequantize(one.q) == dequantize(three.q));
+  }
+  omp_set_num_threads(threads);
 }
 
 TEST(Rtn, AnAllZeroLayerHasScaleOne) {
