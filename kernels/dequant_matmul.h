@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/matmul.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"
@@ -52,10 +53,12 @@ PackedLinear pack(const QuantizedLinear& q);
 // those of dequantize().
 void unpack_rows(const PackedLinear& w, int64_t first, MatrixRef out);
 
-// x [T, K] -> y [T, N]. Uses all threads, or one when called inside a parallel region; the result
-// does not depend on the number of threads. A few tokens go row by row through the packed words;
-// more are multiplied with panels of expanded weights (BLAS), half a megabyte per thread.
-void dequant_matmul(ConstMatrixRef x, const PackedLinear& w, MatrixRef y);
+// x [T, K] -> y [T, N], added to what is there if asked. Uses all threads, or the calling one
+// inside a parallel region; the result does not depend on their number. Up to 48 tokens go row by
+// row through the packed words. More are multiplied with panels of expanded weights, 96 KB per
+// thread: as matmul() with the dequantized weights, bit for bit unless there are column groups.
+void dequant_matmul(ConstMatrixRef x, const PackedLinear& w, MatrixRef y,
+                    Accumulate accumulate = Accumulate::kNo);
 
 // The specification: weights decoded one by one through the packing, sums in float64.
 void dequant_matmul_reference(ConstMatrixRef x, const PackedLinear& w, MatrixRef y);

@@ -136,13 +136,13 @@ struct GatherDecode : ByteDecode {
 };
 
 template <int kTokens>
-struct Accumulate {
+struct TokenSums {
   // Independent sums per token: eight altogether, to hide the latency of the multiply-add.
   static constexpr int kSums = kTokens <= 2 ? 4 : kTokens == 4 ? 2 : 1;
   const float* x;
   __m256 sums[kTokens * kSums] = {};
 
-  NIBBLE_TARGET explicit Accumulate(const float* the_x) : x(the_x) {}
+  NIBBLE_TARGET explicit TokenSums(const float* the_x) : x(the_x) {}
   template <int kChunk, int kToken, int kPart>
   NIBBLE_TARGET void half(__m256 weights) {
     __m256& sum = sums[kToken * kSums + (2 * kChunk + kPart) % kSums];
@@ -187,7 +187,7 @@ struct Avx2 {
   using IntegerDecode = nibble::IntegerDecode;
   using GatherDecode = nibble::GatherDecode;
   template <int kTokens>
-  using Accumulate = nibble::Accumulate<kTokens>;
+  using TokenSums = nibble::TokenSums<kTokens>;
   using Store = nibble::Store;
 };
 

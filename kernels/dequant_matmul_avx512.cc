@@ -10,7 +10,6 @@
 // GCC 12 takes the undefined operands of its own intrinsics, once inlined, for a mistake (its bug
 // 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include <immintrin.h>
 
@@ -99,13 +98,13 @@ struct GatherDecode : ByteDecode {
 };
 
 template <int kTokens>
-struct Accumulate {
+struct TokenSums {
   // Independent sums per token, to hide the latency of the multiply-add.
   static constexpr int kSums = kTokens <= 2 ? 4 : kTokens == 4 ? 2 : 1;
   const float* x;
   __m512 sums[kTokens * kSums] = {};
 
-  NIBBLE_TARGET explicit Accumulate(const float* the_x) : x(the_x) {}
+  NIBBLE_TARGET explicit TokenSums(const float* the_x) : x(the_x) {}
   template <int kChunk, int kToken>
   NIBBLE_TARGET void token(__m512 weights) {
     __m512& sum = sums[kToken * kSums + kChunk % kSums];
@@ -141,7 +140,7 @@ struct Avx512 {
   using IntegerDecode = nibble::IntegerDecode;
   using GatherDecode = nibble::GatherDecode;
   template <int kTokens>
-  using Accumulate = nibble::Accumulate<kTokens>;
+  using TokenSums = nibble::TokenSums<kTokens>;
   using Store = nibble::Store;
 };
 

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "kernels/dequant_matmul.h"
+#include "kernels/matmul.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
@@ -68,8 +68,21 @@ extern const DequantPath kAvx512Dequant;
 // Those that may run here, the fastest last.
 std::span<const DequantPath* const> dequant_paths();
 
-// dequant_matmul by one path.
-void dequant_matmul(ConstMatrixRef x, const PackedLinear& w, MatrixRef y, const DequantPath& path);
+// Packed columns that every kernel takes at once; a group begins at a multiple.
+inline constexpr int64_t kDequantChunk = 16;
+
+// All, or one inside a parallel region.
+int dequant_threads();
+
+// The two ways: row by row through the packed words, and by panels of expanded weights.
+void multiply_few(ConstMatrixRef x, const PackedLinear& w, MatrixRef y, Accumulate accumulate,
+                  const DequantPath& path);
+void multiply_many(ConstMatrixRef x, const PackedLinear& w, MatrixRef y, Accumulate accumulate,
+                   const DequantPath& path);
+
+// The public functions by one path.
+void dequant_matmul(ConstMatrixRef x, const PackedLinear& w, MatrixRef y, Accumulate accumulate,
+                    const DequantPath& path);
 void unpack_rows(const PackedLinear& w, int64_t first, MatrixRef out, const DequantPath& path);
 
 }  // namespace nibble

@@ -5,7 +5,7 @@
 // and hands over a struct Path with
 //   TableDecode<kBits>, IntegerDecode, GatherDecode   static bits; set_group(scale, zero, minimum);
 //                                                     decode<chunk>(tile) -> weights of a chunk
-//   Accumulate<kTokens>   token<chunk, token>(weights); next_tile<chunks>(); sum<token>()
+//   TokenSums<kTokens>   token<chunk, token>(weights); next_tile<chunks>(); sum<token>()
 //   Store                 chunk<chunk>(weights); next_tile<chunks>()
 // Everything is in an unnamed namespace: each path has its own copy.
 #pragma once
@@ -151,8 +151,8 @@ struct Tokens : Sums {
 template <class Path, class Decode, int kPeriod, int kTokens>
 NIBBLE_TARGET_ENTRY void multiply_row(const PackedRow& row, int64_t first, int64_t tiles,
                                       const float* x, float* sums) {
-  using Use = Tokens<typename Path::template Accumulate<kTokens>, kTokens>;
-  Use use{typename Path::template Accumulate<kTokens>(x)};
+  using Use = Tokens<typename Path::template TokenSums<kTokens>, kTokens>;
+  Use use{typename Path::template TokenSums<kTokens>(x)};
   Walk<Decode, kPeriod, Use>::run(row, first, tiles, use);
   use.finish(sums, typename Use::Indexes());
 }

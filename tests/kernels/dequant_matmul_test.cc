@@ -213,7 +213,7 @@ void expect_close(const Matrix& y, const Expected& expected, int64_t K, const st
 Matrix multiply(const Matrix& x, const PackedLinear& w, const DequantPath& path) {
   // A wider matrix of NaN: rows apart, and nothing but the result may be written.
   Matrix y = Matrix::Constant(x.rows(), w.N + 3, std::numeric_limits<float>::quiet_NaN());
-  dequant_matmul(x, w, y.leftCols(w.N), path);
+  dequant_matmul(x, w, y.leftCols(w.N), Accumulate::kNo, path);
   EXPECT_TRUE(y.rightCols(3).array().isNaN().all()) << "written beyond the result";
   return y.leftCols(w.N);
 }

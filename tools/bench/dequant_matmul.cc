@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "kernels/dequant_matmul_paths.h"
+#include "kernels/matmul.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/cpu_features.h"
@@ -137,7 +138,7 @@ Entry gemv(const std::string& name, const std::vector<PackedLinear>& set, const 
   const auto run = [&set, &path] {
     const Matrix x = Matrix::Ones(1, kK);
     Matrix y(1, kN);
-    for (const PackedLinear& w : set) dequant_matmul(x, w, y, path);
+    for (const PackedLinear& w : set) dequant_matmul(x, w, y, Accumulate::kNo, path);
   };
   return {name, run, static_cast<double>(set.size()), static_cast<double>(set[0].bytes()), {}};
 }
@@ -257,7 +258,8 @@ Entry product(const std::string& name, const Matrix& x, const PackedLinear& w, M
 void bench_tokens(int threads) {
   const PackedLinear int4 = pack(random_linear(integer_scheme(4, 128, false, Dtype::kF32)));
   const Matrix W = random_matrix(kN, kK);
-  std::printf("tokens, %d x %d int4 g128 asymmetric against dense sgemm, %d threads\n",
+  const PanelMatrix dense = make_panels(W);
+  std::printf("tokens, %d x %d int4 g128 asymmetric against dense matmul and sgemm, %d threads\n",
               static_cast<int>(kN), static_cast<int>(kK), threads);
   for (const int64_t T : {1, 2, 4, 8, 9, 12, 16, 24, 32, 64, 128, 256, 512, 1024}) {
     const Matrix x = random_matrix(T, kK);
@@ -265,6 +267,13 @@ void bench_tokens(int threads) {
     const int calls = std::max(1, static_cast<int>(32 / T));
     std::vector<Entry> entries;
     entries.push_back(product("packed", x, int4, y, calls));
+    entries.push_back({"matmul",
+                       [&] {
+                         for (int i = 0; i < calls; ++i) matmul(x, dense, y);
+                       },
+                       static_cast<double>(calls),
+                       0.,
+                       {}});
     entries.push_back({"sgemm",
                        [&] {
                          for (int i = 0; i < calls; ++i) {
@@ -277,11 +286,13 @@ void bench_tokens(int threads) {
                        {}});
     measure(entries, T > 100 ? 5 : 7);
     const double flops = 2. * kN * kK * static_cast<double>(T);
-    std::printf(
-        "  T %5d: packed %9.1f us (%5.0f GF/s), sgemm %9.1f us (%5.0f GF/s), packed / sgemm %.2f\n",
-        static_cast<int>(T), median(entries[0].seconds) * 1e6,
-        flops / median(entries[0].seconds) * 1e-9, median(entries[1].seconds) * 1e6,
-        flops / median(entries[1].seconds) * 1e-9, ratio(entries[0], entries[1]));
+    std::printf("  T %5d:", static_cast<int>(T));
+    for (const Entry& entry : entries) {
+      std::printf(" %s %8.0f us (%4.0f GF/s),", entry.name.c_str(), median(entry.seconds) * 1e6,
+                  flops / median(entry.seconds) * 1e-9);
+    }
+    std::printf(" packed / matmul %.2f, packed / sgemm %.2f\n", ratio(entries[0], entries[1]),
+                ratio(entries[0], entries[2]));
   }
 }
 
