@@ -54,7 +54,7 @@ PackedLinear pack(const QuantizedLinear& q);
 void unpack_rows(const PackedLinear& w, int64_t first, MatrixRef out);
 
 // x [T, K] -> y [T, N], added to what is there if asked. Uses all threads, or the calling one
-// inside a parallel region; the result does not depend on their number. Up to 48 tokens go row by
+// inside a parallel region; the result does not depend on their number. Up to 24 tokens go row by
 // row through the packed words. More are multiplied with panels of expanded weights, 96 KB per
 // thread: as matmul() with the dequantized weights, bit for bit unless there are column groups.
 void dequant_matmul(ConstMatrixRef x, const PackedLinear& w, MatrixRef y,

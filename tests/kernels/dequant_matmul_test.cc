@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/dequant_matmul_paths.h"
+#include "kernels/matmul.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
@@ -260,7 +261,7 @@ TEST(DequantMatmul, EveryPathAndSchemeMultiplies) {
   for (const Case& test : all_cases()) {
     const PackedLinear w = pack(test.q);
     const Matrix W = dequantize(test.q);
-    for (const int64_t T : {1, 2, 4, 8, 9}) {
+    for (const int64_t T : {1, 2, 4, 8, 26}) {
       const Matrix x = random_matrix(T, w.K, static_cast<uint32_t>(T));
       const Expected expected = expected_product(x, W);
       for (const DequantPath* path : dequant_paths()) {
@@ -287,6 +288,55 @@ TEST(DequantMatmul, AnyNumberOfTokens) {
       }
     }
   }
+}
+
+TEST(DequantMatmul, ManyTokensGiveTheBitsOfTheProductWithDequantizedWeights) {
+  for (const Case& test : all_cases()) {
+    const PackedLinear w = pack(test.q);
+    if (!w.column.empty()) continue;  // sums in the order of the packed columns
+    const Matrix x = random_matrix(40, w.K, 5);
+    Matrix expected(40, w.N);
+    matmul(x, make_panels(dequantize(test.q)), expected);
+    EXPECT_TRUE(same_bytes(multiply(x, w, *dequant_paths().back()), expected)) << test.name;
+  }
+}
+
+TEST(DequantMatmul, AddsToTheOutputIfAsked) {
+  const PackedLinear w =
+      pack(random_linear(integer_scheme(4, 128, true, Dtype::kF16), 70, 1300, 3));
+  for (const int64_t T : {1, 8, 40}) {
+    const Matrix x = random_matrix(T, w.K, 1);
+    const Matrix before = random_matrix(T, w.N, 2);
+    Matrix product(T, w.N);
+    dequant_matmul(x, w, product);
+    Matrix y = before;
+    dequant_matmul(x, w, y, Accumulate::kYes);
+    // Both are the same sum but for where `before` enters it.
+    const Matrix norm = x.cwiseAbs() * Matrix::Ones(w.K, w.N);
+    for (int64_t i = 0; i < y.size(); ++i) {
+      const float expected = before.data()[i] + product.data()[i];
+      const float allowed = 0x1p-24f * 1300 * (std::abs(before.data()[i]) + 8 * norm.data()[i]);
+      ASSERT_LE(std::abs(y.data()[i] - expected), allowed) << "T = " << T << ", element " << i;
+    }
+  }
+}
+
+TEST(DequantMatmul, PeriodsDivideTheChunksOfAGroup) {
+  const auto kind_of = [](int bits, int64_t group) {
+    const int64_t K = 2 * group;
+    return row_kind(pack(random_linear(integer_scheme(bits, group, true, Dtype::kF16), 1, K, 1)));
+  };
+  const auto table = [](int bits, int period) {
+    return RowKind{.bits = bits, .decoder = Decoder::kTable, .period = period};
+  };
+  EXPECT_EQ(kind_of(4, 128), table(4, 8));  // a tile of 8 chunks
+  EXPECT_EQ(kind_of(4, 64), table(4, 4));
+  EXPECT_EQ(kind_of(4, 96), table(4, 2));
+  EXPECT_EQ(kind_of(4, 48), table(4, 1));
+  EXPECT_EQ(kind_of(3, 128), table(3, 8));
+  EXPECT_EQ(kind_of(3, 512), table(3, 32));
+  EXPECT_EQ(kind_of(2, 128), table(2, 8));
+  EXPECT_EQ(kind_of(8, 32), (RowKind{.bits = 8, .decoder = Decoder::kInteger, .period = 2}));
 }
 
 // A larger error than rounding must be noticed: the tolerance has teeth.
