@@ -128,7 +128,8 @@ bool factor_tiles(Real* A, int64_t K) {
   return good;
 }
 
-// Lower triangle of A = H[order][order] + damping * I; 1 on the diagonal of dead columns.
+// Lower triangle of A = H[order][order] + damping * I; 1 on the diagonal of dead columns, whose
+// other entries are 0 in a sum of squares.
 template <typename Real>
 void load(ConstMatrixRef H, const std::vector<int32_t>& order, double damping, Real* A) {
   const int64_t K = H.rows();
@@ -136,14 +137,9 @@ void load(ConstMatrixRef H, const std::vector<int32_t>& order, double damping, R
   for (int64_t first = 0; first < K; first += kMoveTile) {
     for (int64_t i = first; i < std::min(K, first + kMoveTile); ++i) {
       const int64_t row = order[static_cast<size_t>(i)];
-      const bool is_dead = H(row, row) == 0.f;
-      for (int64_t j = 0; j < i; ++j) {
-        const int64_t column = order[static_cast<size_t>(j)];
-        const bool is_live = !is_dead && H(column, column) != 0.f;
-        A[i * K + j] =
-            is_live ? static_cast<Real>(H(std::min(row, column), std::max(row, column))) : Real{0};
-      }
-      A[i * K + i] = is_dead ? Real{1} : static_cast<Real>(double{H(row, row)} + damping);
+      const float* h = H.data() + row * H.outerStride();
+      for (int64_t j = 0; j < i; ++j) A[i * K + j] = h[order[static_cast<size_t>(j)]];
+      A[i * K + i] = h[row] == 0.f ? Real{1} : static_cast<Real>(double{h[row]} + damping);
     }
   }
 }

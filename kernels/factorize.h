@@ -35,7 +35,7 @@ std::vector<int32_t> activation_order(ConstMatrixRef H);
 // 0 .. K - 1.
 std::vector<int32_t> natural_order(int64_t K);
 
-// H [K, K] symmetric, only the upper triangle is read. damp: share of the mean of the diagonal.
+// H [K, K] symmetric, both triangles. damp: share of the mean of the diagonal.
 // When the factorisation fails in double too, the damping rises tenfold up to the mean itself.
 // Throws Error(where, ...) for NaN or infinity in H, naming row and column, for a negative
 // diagonal, and when no damping helps.

@@ -148,12 +148,9 @@ double quadratic_form(ConstMatrixRef E, ConstMatrixRef H) {
     for (int64_t k = 0; k < K; k += kBlock) {
       const int64_t columns = std::min(kBlock, K - k);
       // The block's columns against themselves, and, twice, against those after them.
-      const Matrix square = H.block(k, k, columns, columns).selfadjointView<Eigen::Upper>();
-      multiply_tile(e.middleCols(k, columns), square, product.middleCols(k, columns),
-                    Accumulate::kNo);
       const int64_t after = k + columns;
-      multiply_tile(e.middleCols(k, columns), H.block(k, after, columns, K - after),
-                    product.rightCols(K - after), Accumulate::kNo);
+      multiply_tile(e.middleCols(k, columns), H.block(k, k, columns, K - k),
+                    product.rightCols(K - k), Accumulate::kNo);
       for (int64_t i = 0; i < e.rows(); ++i) {
         sum += double{product.row(i).segment(k, columns).dot(e.row(i).segment(k, columns))};
         sum += 2. * double{product.row(i).tail(K - after).dot(e.row(i).tail(K - after))};

@@ -24,8 +24,7 @@ struct GptqOptions {
 
 struct GptqResult {
   SolverResult solved;
-  double output_error = 0.;  // sqrt(tr((W-Q) H (W-Q)') / tr(W H W')); 0 where the denominator is
-  double damping = 0.;       // as the factorisation needed it
+  double damping = 0.;  // as the factorisation needed it
   int escalations = 0;
   int64_t dead_columns = 0;
   double search_seconds = 0.;

@@ -21,6 +21,7 @@
 namespace nibble {
 namespace {
 
+constexpr int64_t kPanelColumns = 512;
 // How far one step may move a scale: beyond, codes at the ends of the grid make it diverge.
 constexpr float kSmallestStep = 0.3f;
 constexpr float kLargestStep = 3.f;
@@ -42,6 +43,14 @@ struct Group {
   std::vector<Chunk> chunks;  // by falling sum of H_kk
 };
 
+// Neighbouring groups whose gradients are formed at once: BLAS arranges the errors anew in every
+// product.
+struct Panel {
+  int64_t first = 0;
+  int64_t columns = 0;
+  std::vector<Group> groups;  // by falling sum of H_kk
+};
+
 // What the tiles of a layer share. Groups are neighbours in `columns`, and H is in that order.
 struct Layer {
   ConstMatrixRef W;
@@ -49,11 +58,18 @@ struct Layer {
   float damping = 0.f;
   std::vector<int32_t> columns;  // [K]
   std::vector<float> inverse;    // [K] 1 / (H_kk + damping); 0 where that is 0
-  std::vector<Group> groups;     // by falling sum of H_kk
+  std::vector<Panel> panels;     // by falling sum of H_kk
 };
 
 double mass(ConstMatrixRef H, int64_t first, int64_t columns) {
   return H.diagonal().segment(first, columns).cast<double>().sum();
+}
+
+template <typename Part>
+void sort_by_mass(ConstMatrixRef H, std::vector<Part>& parts) {
+  std::stable_sort(parts.begin(), parts.end(), [&](const Part& a, const Part& b) {
+    return mass(H, a.first, a.columns) > mass(H, b.first, b.columns);
+  });
 }
 
 Chunk make_chunk(const Layer& layer, int64_t first, int64_t columns) {
@@ -76,68 +92,85 @@ Group make_group(const Layer& layer, int64_t index, int64_t first, int64_t colum
   for (int64_t k = 0; k < columns; k += kBlockColumns) {
     group.chunks.push_back(make_chunk(layer, first + k, std::min(kBlockColumns, columns - k)));
   }
-  std::stable_sort(group.chunks.begin(), group.chunks.end(), [&](const Chunk& a, const Chunk& b) {
-    return mass(layer.H, a.first, a.columns) > mass(layer.H, b.first, b.columns);
-  });
+  sort_by_mass(layer.H, group.chunks);
   return group;
 }
 
-// Rows [row, row + rows) of a layer.
+// Rows of a layer refined together; one per thread.
 class Tile {
  public:
-  Tile(const Layer& layer, LaneParameters& parameters, QuantizedLinear& q, int64_t row,
-       int64_t rows)
-      : layer_(layer),
-        parameters_(parameters),
-        q_(q),
-        row_(row),
-        used_(std::min(rows, q.N - row)),
-        error_(q.K, rows),
-        level_(Matrix::Zero(q.K, rows)),
-        stored_(at(rows) * at(dtype_bits(q.scheme.scale->type)) / 8) {
+  Tile(const Layer& layer, LaneParameters& parameters, QuantizedLinear& q)
+      : layer_(layer), parameters_(parameters), q_(q) {}
+
+  // Rows [row, row + rows).
+  void refine(int64_t row, int64_t rows, int sweeps) {
+    row_ = row;
+    used_ = std::min(rows, q_.N - row);
+    error_.resize(q_.K, rows);
+    level_.setZero(q_.K, rows);
+    stored_.resize(at(rows) * at(dtype_bits(q_.scheme.scale->type)) / 8);
     load();
-  }
-
-  void sweep() {
-    for (const Group& group : layer_.groups) {
-      gradient_.resize(group.columns, error_.cols());
-      multiply_tile(layer_.H.middleRows(group.first, group.columns), error_, gradient_,
-                    Accumulate::kNo);
-      gradient_ += layer_.damping * error_.middleRows(group.first, group.columns);
-      move_scale(group);
-      for (const Chunk& chunk : group.chunks) move_codes(group, chunk);
-      move_scale(group);
+    for (int sweep = 0; sweep < sweeps; ++sweep) {
+      for (const Panel& panel : layer_.panels) move_panel(panel);
     }
-  }
-
-  void store() {
-    uint8_t* codes = q_.codes.mutable_values<uint8_t>().data();
-    for (const Group& group : layer_.groups) {
-      const float* first = parameters_.first.row(group.index).data() + row_;
-      for (int64_t k = group.first; k < group.first + group.columns; ++k) {
-        for (int64_t r = 0; r < used_; ++r) {
-          codes[(row_ + r) * q_.K + layer_.columns[at(k)]] =
-              static_cast<uint8_t>(level_(k, r) - first[r]);
-        }
-      }
-    }
+    store();
   }
 
  private:
-  void load() {
-    turn_rows(layer_.W, row_, layer_.columns, error_);
-    const uint8_t* codes = q_.codes.values<uint8_t>().data();
-    for (const Group& group : layer_.groups) {
-      const float* first = parameters_.first.row(group.index).data() + row_;
-      const float* scale = parameters_.scale.row(group.index).data() + row_;
-      for (int64_t k = group.first; k < group.first + group.columns; ++k) {
-        for (int64_t r = 0; r < used_; ++r) {
-          const auto code = static_cast<float>(codes[(row_ + r) * q_.K + layer_.columns[at(k)]]);
-          level_(k, r) = code + first[r];
-          error_(k, r) -= level_(k, r) * scale[r];
-        }
+  // visit(column, first, scale): all columns; first, scale: of the tile's rows.
+  template <typename Visit>
+  void for_each_column(const Visit& visit) {
+    for (const Panel& panel : layer_.panels) {
+      for (const Group& group : panel.groups) {
+        const float* first = parameters_.first.row(group.index).data() + row_;
+        const float* scale = parameters_.scale.row(group.index).data() + row_;
+        for (int64_t k = group.first; k < group.first + group.columns; ++k) visit(k, first, scale);
       }
     }
+  }
+
+  void load() {
+    turn_rows(layer_.W, row_, layer_.columns, error_);
+    const uint8_t* codes = q_.codes.values<uint8_t>().data() + row_ * q_.K;
+    for_each_column([&](int64_t k, const float* first, const float* scale) {
+      for (int64_t r = 0; r < used_; ++r) {
+        level_(k, r) = static_cast<float>(codes[r * q_.K + layer_.columns[at(k)]]) + first[r];
+        error_(k, r) -= level_(k, r) * scale[r];
+      }
+    });
+  }
+
+  void store() {
+    uint8_t* codes = q_.codes.mutable_values<uint8_t>().data() + row_ * q_.K;
+    for_each_column([&](int64_t k, const float* first, const float* /*scale*/) {
+      for (int64_t r = 0; r < used_; ++r) {
+        codes[r * q_.K + layer_.columns[at(k)]] = static_cast<uint8_t>(level_(k, r) - first[r]);
+      }
+    });
+  }
+
+  void move_panel(const Panel& panel) {
+    gradients_.resize(panel.columns, error_.cols());
+    multiply_tile(layer_.H.middleRows(panel.first, panel.columns), error_, gradients_,
+                  Accumulate::kNo);
+    gradients_ += layer_.damping * error_.middleRows(panel.first, panel.columns);
+    for (auto group = panel.groups.begin(); group != panel.groups.end(); ++group) {
+      gradient_ = gradients_.middleRows(group->first - panel.first, group->columns);
+      before_ = error_.middleRows(group->first, group->columns);
+      move_group(*group);
+      before_ = error_.middleRows(group->first, group->columns) - before_;
+      for (auto later = group + 1; later != panel.groups.end(); ++later) {
+        multiply_tile(layer_.H.block(later->first, group->first, later->columns, group->columns),
+                      before_, gradients_.middleRows(later->first - panel.first, later->columns),
+                      Accumulate::kYes);
+      }
+    }
+  }
+
+  void move_group(const Group& group) {
+    move_scale(group);
+    for (const Chunk& chunk : group.chunks) move_codes(group, chunk);
+    move_scale(group);
   }
 
   // Least squares for the scale of the group in every row: d = c'r / c'Hc.
@@ -229,17 +262,20 @@ class Tile {
   const Layer& layer_;
   LaneParameters& parameters_;
   QuantizedLinear& q_;
-  int64_t row_;
-  int64_t used_;      // rows of W; the others are padding
+  int64_t row_ = 0;
+  int64_t used_ = 0;  // rows of W; the others are padding
   Matrix error_;      // [K][rows] w - q
   Matrix level_;      // [K][rows] code + first
+  Matrix gradients_;  // [columns of the panel][rows] (H + damping) e
+  Matrix
+      before_;  // [columns of the group][rows] error_ before the group was moved, then its change
   Matrix gradient_;   // [columns of the group][rows] (H + damping) e
   Matrix curvature_;  // [columns of the group][rows] (H + damping) c
   std::vector<std::byte> stored_;
 };
 
-// layer.groups: by group_of_place, whose groups are runs.
-void make_groups(Layer& layer, const std::vector<int32_t>& group_of_place) {
+// layer.panels: by group_of_place, whose groups are runs.
+void make_panels(Layer& layer, const std::vector<int32_t>& group_of_place) {
   const int64_t K = layer.H.rows();
   for (int64_t k = 0; k < K; ++k) {
     const float diagonal = layer.H(k, k) + layer.damping;
@@ -248,22 +284,28 @@ void make_groups(Layer& layer, const std::vector<int32_t>& group_of_place) {
   for (int64_t first = 0; first < K;) {
     int64_t end = first;
     while (end < K && group_of_place[at(end)] == group_of_place[at(first)]) ++end;
-    layer.groups.push_back(make_group(layer, group_of_place[at(first)], first, end - first));
+    if (layer.panels.empty() || layer.panels.back().columns + end - first > kPanelColumns) {
+      layer.panels.push_back({first, 0, {}});
+    }
+    Panel& panel = layer.panels.back();
+    panel.columns += end - first;
+    panel.groups.push_back(make_group(layer, group_of_place[at(first)], first, end - first));
     first = end;
   }
-  std::stable_sort(layer.groups.begin(), layer.groups.end(), [&](const Group& a, const Group& b) {
-    return mass(layer.H, a.first, a.columns) > mass(layer.H, b.first, b.columns);
-  });
+  for (Panel& panel : layer.panels) sort_by_mass(layer.H, panel.groups);
+  sort_by_mass(layer.H, layer.panels);
 }
 
 void refine_layer(const Layer& layer, int sweeps, QuantizedLinear& q) {
   LaneParameters parameters = load_parameters(q);
   const int64_t rows = tile_rows(q.N);
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t row = 0; row < q.N; row += rows) {
-    Tile tile(layer, parameters, q, row, std::min(rows, padded_rows(q.N) - row));
-    for (int sweep = 0; sweep < sweeps; ++sweep) tile.sweep();
-    tile.store();
+#pragma omp parallel
+  {
+    Tile tile(layer, parameters, q);
+#pragma omp for schedule(dynamic)
+    for (int64_t row = 0; row < q.N; row += rows) {
+      tile.refine(row, std::min(rows, padded_rows(q.N) - row), sweeps);
+    }
   }
   const int64_t G = parameters.scale.rows();
   const Matrix scales = parameters.scale.leftCols(q.N).transpose();
@@ -281,7 +323,7 @@ void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, Quan
   const auto amount = static_cast<float>(damping);
   if (!scattered) {
     Layer layer = {W, H, amount, columns, {}, {}};
-    make_groups(layer, group);
+    make_panels(layer, group);
     refine_layer(layer, sweeps, q);
     return;
   }
@@ -294,7 +336,7 @@ void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, Quan
     for (int64_t j = 0; j < q.K; ++j) sorted(i, j) = H(columns[at(i)], columns[at(j)]);
   }
   Layer layer = {W, sorted, amount, columns, {}, {}};
-  make_groups(layer, group);
+  make_panels(layer, group);
   refine_layer(layer, sweeps, q);
 }
 

@@ -16,7 +16,7 @@ namespace nibble {
 // leave work for every thread.
 inline int64_t tile_rows(int64_t N) {
   if (N >= 1024) return 4 * kLanes;
-  return N >= 512 ? 2 * kLanes : kLanes;
+  return N >= 256 ? 2 * kLanes : kLanes;
 }
 
 inline int64_t padded_rows(int64_t N) { return (N + kLanes - 1) / kLanes * kLanes; }

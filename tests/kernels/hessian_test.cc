@@ -102,11 +102,12 @@ TEST(Hessian, MirrorMakesItSymmetric) {
   }
 }
 
-TEST(Hessian, QuadraticFormReadsTheUpperTriangle) {
+TEST(Hessian, QuadraticFormIsTheErrorOfTheOutputs) {
   for (const int64_t K : {1, 100, 700}) {
     const Matrix X = random_matrix(K + 30, K, 9);
     Matrix H = Matrix::Zero(K, K);
     add_gram(X, H);
+    mirror_upper(H);
     const Matrix E = random_matrix(150, K, 10);
     // |X E'|^2
     const double exact = (X.cast<double>() * E.cast<double>().transpose()).squaredNorm();

@@ -16,6 +16,7 @@
 
 #include "kernels/factorize.h"
 #include "kernels/hessian.h"
+#include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/quantized_linear.h"
@@ -137,7 +138,7 @@ TEST(Gptq, EqualsThePapersAlgorithmInFloat64) {
     EXPECT_LE(different, N * K / 1000) << name;  // 99.9 %: ties in float
     const double expected = row["loss"].get<double>();
     EXPECT_NEAR(loss(W, q, H) / loss(W, H), expected, 1e-4 * expected) << name;
-    EXPECT_NEAR(result.output_error * result.output_error, expected, 2e-4 * expected) << name;
+    EXPECT_NEAR(std::pow(output_error(W, H, q), 2.), expected, 2e-4 * expected) << name;
     for (size_t g = 0; g < row["row0_scales"].size(); ++g) {
       const double scale = row["row0_scales"][g].get<double>();
       EXPECT_NEAR(float_parameters(q).scale[g], scale, 1e-6 * scale) << name << ", group " << g;
@@ -215,7 +216,8 @@ TEST(Gptq, LosesLessThanRoundingToNearest) {
           const GptqResult result = gptq(W, H, scheme, options);
           EXPECT_NO_THROW(check(result.solved.q, "layer"));
           const double now = loss(W, result.solved.q, H);
-          EXPECT_NEAR(result.output_error, std::sqrt(now / loss(W, H)), 1e-4 * result.output_error);
+          const double relative = std::sqrt(now / loss(W, H));
+          EXPECT_NEAR(output_error(W, H, result.solved.q), relative, 1e-4 * relative);
           return now;
         };
         const double minmax = run({.search = ScaleSearch::kMinMax, .sweeps = 0});
@@ -273,7 +275,8 @@ TEST(Gptq, GivenColumnGroupsAreStaticGroups) {
   EXPECT_NO_THROW(check(mixed.solved.q, "layer"));
   EXPECT_EQ(mixed.solved.q.group_of_column, groups);
   // The same but for the order of sums in float.
-  EXPECT_NEAR(mixed.output_error, plain_groups.output_error, 0.01 * plain_groups.output_error);
+  const double expected = output_error(sorted_W, sorted_H, plain_groups.solved.q);
+  EXPECT_NEAR(output_error(W, H, mixed.solved.q), expected, 0.01 * expected);
 }
 
 TEST(Gptq, SameBytesWithOneThreadAndWithTwo) {
@@ -288,7 +291,7 @@ TEST(Gptq, SameBytesWithOneThreadAndWithTwo) {
       omp_set_num_threads(count);
       const GptqResult result = gptq(W, H, integer_scheme(3, 64, false, Dtype::kF16), options);
       prints.push_back(fingerprint(result.solved.q));
-      errors.push_back(result.output_error);
+      errors.push_back(output_error(W, H, result.solved.q));
     }
     EXPECT_EQ(prints[0], prints[1]);
     EXPECT_EQ(prints[1], prints[2]);
@@ -330,7 +333,7 @@ TEST(Gptq, InputsThatAreAllDeadAreRoundedToNearest) {
   const Scheme scheme = integer_scheme(4, 32, false, Dtype::kF16);
   const GptqResult result = gptq(W, Matrix::Zero(64, 64), scheme, GptqOptions{});
   EXPECT_EQ(result.dead_columns, 64);
-  EXPECT_EQ(result.output_error, 0.);
+  EXPECT_EQ(output_error(W, Matrix::Zero(64, 64), result.solved.q), 0.);
   const SolverResult rtn = solve_rtn({.W = W, .scheme = scheme, .where = "layer"});
   EXPECT_EQ(fingerprint(result.solved.q), fingerprint(rtn.q));
 }
