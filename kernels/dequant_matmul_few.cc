@@ -18,8 +18,9 @@ namespace {
 constexpr int64_t kMostTokens = 8;  // that a row is multiplied with together
 // Of x: two thirds of a 48 KiB first-level cache (measured; half of it costs 5 % more).
 constexpr int64_t kNearFloats = 8192;
-// Below this many weights a second thread costs more than it saves (a few us to wake it).
-constexpr int64_t kParallelWeights = 1 << 16;
+// Below this many weights a second thread costs more than it saves: one that sleeps, as it must
+// beside other programs, takes some 50 us to wake.
+constexpr int64_t kParallelWeights = 1 << 20;
 constexpr int64_t kRowsAtOnce = 32;  // that a thread takes
 
 // Tokens of x that a row is multiplied with together.
