@@ -111,7 +111,7 @@ int run(const Typed& typed, const CommandLine& line) {
   if (!typed.shard_size.empty()) output.shard_bytes = parse_size(typed.shard_size, "--shard-size");
   const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(typed.model));
   const Plan plan = make_plan(recipe, checkpoint);
-  if (typed.method.empty()) print_message("method: " + recipe.method);
+  if (typed.method.empty() && !line.quiet) print_message("method: " + recipe.method);
   const QuantizeReport report = quantize(plan, output, make_progress(line));
   for (const std::string& warning : report.warnings) print_message("warning: " + warning);
   for (const ModuleReport& module : report.modules) {
