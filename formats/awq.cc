@@ -2,22 +2,24 @@
 #include "formats/packing/awq.h"
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/config_fields.h"
+#include "formats/format.h"
 #include "formats/format_rows.h"
+#include "formats/json.h"
 #include "formats/module_tensors.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -27,15 +29,15 @@ constexpr uint8_t kMiddle = 8;  // the zero point of symmetric schemes
 Dtype scale_type(Dtype /*model_dtype*/) { return Dtype::kF16; }
 
 std::string refusal(const FormatModule& module) {
-  const Scheme& scheme = *module.scheme;
+  const Scheme& scheme = scheme_of(module);
   if (module.name == "lm_head") return "awq loaders keep the output head as it is";
   if (std::string reason = integer_refusal(module, false); !reason.empty()) return reason;
   if (scheme.grid.bits != 4) {
     return "awq holds 4 bits only, not " + std::to_string(scheme.grid.bits);
   }
   if (module.has_column_groups) return "awq has no column groups (act-order)";
-  if (scheme.scale->type != Dtype::kF16) {
-    return "awq stores scales as F16, not " + std::string(dtype_name(scheme.scale->type));
+  if (scale_type_of(module) != Dtype::kF16) {
+    return "awq stores scales as F16, not " + std::string(dtype_name(scale_type_of(module)));
   }
   if (module.N % 8 != 0) {
     return "awq packs along N: N = " + std::to_string(module.N) + " is not a multiple of 8";
@@ -44,7 +46,7 @@ std::string refusal(const FormatModule& module) {
 }
 
 std::string caution(const FormatModule& module) {
-  const int64_t columns = module.scheme->blocking.columns;
+  const int64_t columns = scheme_of(module).blocking.columns;
   if (columns != kAll && columns != 16 && columns != 32 && columns != 64 && columns != 128) {
     return "GPTQModel, through which transformers loads it, knows groups of 16, 32, 64, 128 and "
            "whole rows";
@@ -82,7 +84,7 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
 // ---- configuration ------------------------------------------------------------------------------
 
 int64_t config_group_size(const FormatModule& module) {
-  return module.scheme->blocking.columns == kAll ? -1 : module.scheme->blocking.columns;
+  return scheme_of(module).blocking.columns == kAll ? -1 : scheme_of(module).blocking.columns;
 }
 
 Json config(std::span<const FormatModule> modules) {

@@ -5,19 +5,25 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/config_fields.h"
+#include "formats/format.h"
 #include "formats/format_rows.h"
+#include "formats/json.h"
 #include "formats/module_tensors.h"
+#include "formats/packing/packing.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -32,11 +38,11 @@ bool per_tensor(const Scheme& scheme) { return scheme.blocking.rows == kAll; }
 Dtype scale_type(Dtype model_dtype) { return model_dtype; }
 
 std::string refusal(const FormatModule& module) {
-  const Scheme& scheme = *module.scheme;
+  const Scheme& scheme = scheme_of(module);
   if (std::string reason = integer_refusal(module, true); !reason.empty()) return reason;
   if (!supported_bits(scheme.grid.bits)) return "it holds 2, 3, 4 and 8 bits";
   if (per_tensor(scheme) && !scheme.symmetric()) return "it packs no zero point of a whole tensor";
-  const Dtype type = scheme.scale->type;
+  const Dtype type = scale_type_of(module);
   if (type != Dtype::kF16 && type != Dtype::kBF16 && type != Dtype::kF32) {
     return "scales are F16, BF16 or F32, not " + std::string(dtype_name(type));
   }
@@ -44,7 +50,7 @@ std::string refusal(const FormatModule& module) {
 }
 
 std::string caution(const FormatModule& module) {
-  const int bits = module.scheme->grid.bits;
+  const int bits = scheme_of(module).grid.bits;
   if (bits == 2 || bits == 3) {
     return "vLLM reads 4 and 8 bits, and releases of compressed-tensors before 2026 another 3-bit "
            "layout; the format gptq is read more widely";
@@ -60,18 +66,18 @@ std::string caution(const FormatModule& module) {
 
 // Rows and columns of weight_scale.
 Shape scale_shape(const FormatModule& module) {
-  if (per_tensor(*module.scheme)) return {1};
+  if (per_tensor(scheme_of(module))) return {1};
   return {module.N, module.K / columns_of_group(module)};
 }
 
 std::vector<TensorInfo> layout(const FormatModule& module) {
   const auto [name, N, K] = std::tie(module.name, module.N, module.K);
-  const int bits = module.scheme->grid.bits;
+  const int bits = scheme_of(module).grid.bits;
   std::vector<TensorInfo> tensors = {
       {name + ".weight_packed", Dtype::kI32, {N, divide_up(K * bits, 32)}},
-      {name + ".weight_scale", module.scheme->scale->type, scale_shape(module)},
+      {name + ".weight_scale", scale_type_of(module), scale_shape(module)},
       {name + ".weight_shape", Dtype::kI64, {2}}};
-  if (!module.scheme->symmetric()) {
+  if (!scheme_of(module).symmetric()) {
     const int64_t groups = K / columns_of_group(module);
     tensors.push_back(
         {name + ".weight_zero_point", Dtype::kI32, {divide_up(N * bits, 32), groups}});
@@ -108,7 +114,7 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
 
 // The arguments of one group of modules; loaders reject keys that they do not know.
 Json weight_arguments(const FormatModule& module) {
-  const Scheme& scheme = *module.scheme;
+  const Scheme& scheme = scheme_of(module);
   const bool grouped = !per_tensor(scheme) && scheme.blocking.columns != kAll;
   Json arguments;
   arguments["num_bits"] = scheme.grid.bits;

@@ -1,9 +1,14 @@
 #include "formats/config_fields.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <optional>
 #include <regex>
+#include <string>
+#include <string_view>
 #include <utility>
 
+#include "formats/json.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

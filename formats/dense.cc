@@ -8,12 +8,17 @@
 #include <string>
 #include <vector>
 
+#include "formats/checkpoint.h"
+#include "formats/format.h"
 #include "formats/format_rows.h"
+#include "formats/json.h"
 #include "formats/module_tensors.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -23,7 +28,8 @@ constexpr int64_t kBlockWeights = 1 << 18;  // 1 MiB of floats at a time and thr
 Dtype scale_type(Dtype model_dtype) { return model_dtype; }
 
 std::string refusal(const FormatModule& module) {
-  if (module.scheme->activations) return "plain weights cannot say that activations are quantized";
+  if (scheme_of(module).activations)
+    return "plain weights cannot say that activations are quantized";
   if (module.dtype != Dtype::kF16 && module.dtype != Dtype::kBF16 && module.dtype != Dtype::kF32) {
     return "weights are written as F16, BF16 or F32, not " + std::string(dtype_name(module.dtype));
   }

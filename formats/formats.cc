@@ -1,10 +1,13 @@
 #include <array>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/config_fields.h"
 #include "formats/format.h"
 #include "formats/format_rows.h"
+#include "formats/json.h"
 #include "formats/module_tensors.h"
 #include "src/tensor/error.h"
 

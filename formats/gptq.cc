@@ -2,8 +2,6 @@
 #include "formats/packing/gptq.h"
 
 #include <algorithm>
-#include <array>
-#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -14,12 +12,18 @@
 #include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/config_fields.h"
+#include "formats/format.h"
 #include "formats/format_rows.h"
+#include "formats/json.h"
 #include "formats/module_tensors.h"
+#include "formats/packing/packing.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -32,11 +36,11 @@ bool supported_bits(int64_t bits) { return bits == 2 || bits == 3 || bits == 4 |
 Dtype scale_type(Dtype /*model_dtype*/) { return Dtype::kF16; }
 
 std::string refusal(const FormatModule& module) {
-  const Scheme& scheme = *module.scheme;
+  const Scheme& scheme = scheme_of(module);
   if (std::string reason = integer_refusal(module, false); !reason.empty()) return reason;
   if (!supported_bits(scheme.grid.bits)) return "gptq holds 2, 3, 4 and 8 bits";
-  if (scheme.scale->type != Dtype::kF16) {
-    return "gptq stores scales as F16, not " + std::string(dtype_name(scheme.scale->type));
+  if (scale_type_of(module) != Dtype::kF16) {
+    return "gptq stores scales as F16, not " + std::string(dtype_name(scale_type_of(module)));
   }
   if (module.K % 32 != 0) {
     return "gptq packs along K: K = " + std::to_string(module.K) + " is not a multiple of 32";
@@ -49,7 +53,7 @@ std::string refusal(const FormatModule& module) {
 }
 
 std::string caution(const FormatModule& module) {
-  if (!module.scheme->symmetric()) {
+  if (!scheme_of(module).symmetric()) {
     return "asymmetric is written as gptq_v2, which AutoGPTQ does not read";
   }
   return {};
@@ -59,7 +63,7 @@ std::string caution(const FormatModule& module) {
 
 std::vector<TensorInfo> layout(const FormatModule& module) {
   const auto [name, N, K] = std::tie(module.name, module.N, module.K);
-  const int bits = module.scheme->grid.bits;
+  const int bits = scheme_of(module).grid.bits;
   const int64_t groups = K / columns_of_group(module);
   return {{name + ".qweight", Dtype::kI32, {K * bits / 32, N}},
           {name + ".qzeros", Dtype::kI32, {groups, N * bits / 32}},
@@ -115,7 +119,7 @@ int64_t config_group_size(const Scheme& scheme) {
 using Setting = std::pair<int, int64_t>;
 
 Setting setting_of(const FormatModule& module) {
-  return {module.scheme->grid.bits, config_group_size(*module.scheme)};
+  return {scheme_of(module).grid.bits, config_group_size(scheme_of(module))};
 }
 
 // The most frequent one, the first of equals.
@@ -141,7 +145,7 @@ bool all_symmetric(std::span<const FormatModule> modules) {
   const FormatModule* symmetric = nullptr;
   const FormatModule* asymmetric = nullptr;
   for (const FormatModule& module : modules) {
-    if (module.scheme) (module.scheme->symmetric() ? symmetric : asymmetric) = &module;
+    if (module.scheme) (scheme_of(module).symmetric() ? symmetric : asymmetric) = &module;
   }
   if (symmetric != nullptr && asymmetric != nullptr) {
     throw Error("gptq",

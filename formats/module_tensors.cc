@@ -1,9 +1,24 @@
 #include "formats/module_tensors.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <optional>
 #include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
+#include "formats/checkpoint.h"
+#include "formats/format.h"
+#include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -115,8 +130,19 @@ Tensor reshaped(const Tensor& tensor, Shape shape) {
                         std::make_shared<Tensor>(tensor));
 }
 
+const Scheme& scheme_of(const FormatModule& module) {
+  if (!module.scheme) throw Error(module.name, "has no scheme: it is not to be quantized");
+  return *module.scheme;
+}
+
+Dtype scale_type_of(const FormatModule& module) {
+  const std::optional<Parameter>& scale = scheme_of(module).scale;
+  if (!scale) throw Error(module.name, "has a scheme without scales");
+  return scale->type;
+}
+
 std::string integer_refusal(const FormatModule& module, bool per_tensor) {
-  const Scheme& scheme = *module.scheme;
+  const Scheme& scheme = scheme_of(module);
   if (scheme.grid.kind != Grid::Kind::kInteger) {
     return "it holds integers, not " + describe(scheme);
   }
@@ -143,7 +169,7 @@ std::string integer_refusal(const FormatModule& module, bool per_tensor) {
 }
 
 int64_t columns_of_group(const FormatModule& module) {
-  const int64_t columns = module.scheme->blocking.columns;
+  const int64_t columns = scheme_of(module).blocking.columns;
   return columns == kAll ? module.K : columns;
 }
 
@@ -151,8 +177,8 @@ void check_announced(const FormatModule& module, const QuantizedLinear& q) {
   std::string problem;
   if (q.N != module.N || q.K != module.K) {
     problem = to_string({q.N, q.K}) + " weights, " + to_string({module.N, module.K}) + " expected";
-  } else if (q.scheme != *module.scheme) {
-    problem = describe(q.scheme) + ", " + describe(*module.scheme) + " expected";
+  } else if (q.scheme != scheme_of(module)) {
+    problem = describe(q.scheme) + ", " + describe(scheme_of(module)) + " expected";
   } else if (q.group_of_column.empty() == module.has_column_groups) {
     problem = module.has_column_groups ? "no column groups" : "column groups that were not planned";
   }

@@ -14,6 +14,9 @@
 #include "formats/checkpoint.h"
 #include "formats/format.h"
 #include "formats/packing/matrix.h"
+#include "formats/packing/packing.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
@@ -40,6 +43,11 @@ Tensor transposed(const Tensor& tensor);
 
 // The same bytes as another shape of as many elements.
 Tensor reshaped(const Tensor& tensor, Shape shape);
+
+// The scheme of a module that is to be quantized; asking for another's is an Error.
+const Scheme& scheme_of(const FormatModule& module);
+// The type of its scales, likewise.
+Dtype scale_type_of(const FormatModule& module);
 
 // Reason why a scheme is not integer codes in groups along rows as integer_scheme() makes them, K
 // a multiple of the group; empty if it is. `per_tensor`: one scale altogether is allowed.

@@ -13,13 +13,19 @@
 #include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/config_fields.h"
+#include "formats/format.h"
 #include "formats/format_rows.h"
+#include "formats/json.h"
 #include "formats/module_tensors.h"
+#include "formats/packing/packing.h"
 #include "formats/scheme_json.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -77,7 +83,7 @@ std::vector<Part> parts_of(const Scheme& scheme, int64_t N, int64_t K, const For
 
 std::vector<TensorInfo> layout(const FormatModule& module) {
   std::vector<TensorInfo> tensors;
-  for (Part& part : parts_of(*module.scheme, module.N, module.K, module)) {
+  for (Part& part : parts_of(scheme_of(module), module.N, module.K, module)) {
     tensors.push_back({module.name + "." + part.suffix, part.dtype, std::move(part.shape)});
   }
   return tensors;
@@ -160,8 +166,8 @@ Json config(std::span<const FormatModule> modules) {
   for (const FormatModule& module : modules) {
     if (!module.scheme) continue;
     auto known = std::find_if(schemes.begin(), schemes.end(),
-                              [&](const Scheme* scheme) { return *scheme == *module.scheme; });
-    if (known == schemes.end()) known = schemes.insert(schemes.end(), &*module.scheme);
+                              [&](const Scheme* scheme) { return *scheme == scheme_of(module); });
+    if (known == schemes.end()) known = schemes.insert(schemes.end(), &scheme_of(module));
     names[module.name] = known - schemes.begin();
   }
   Json config;
@@ -184,7 +190,7 @@ std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::str
                           "group_of_column", "input_scale", "input_zero"});
 }
 
-Scheme scheme_of(const Checkpoint& checkpoint, const std::string& module) {
+Scheme stored_scheme(const Checkpoint& checkpoint, const std::string& module) {
   const Json& config = checkpoint.quantization_config();
   const std::string where = where_of_config(checkpoint);
   const int64_t version = integer_field(config, "version", where).value_or(0);
@@ -218,7 +224,7 @@ Tensor read_part(const Checkpoint& checkpoint, const std::string& name, const Pa
 QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
                        int64_t K) {
   QuantizedLinear q;
-  q.scheme = scheme_of(checkpoint, module);
+  q.scheme = stored_scheme(checkpoint, module);
   q.N = N;
   q.K = K;
   FormatModule stored;

@@ -2,15 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <iterator>
 #include <limits>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "formats/config_fields.h"
+#include "formats/json.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

@@ -1,6 +1,8 @@
 // The layout of our own format's codes. Page: formats/nibble.md.
 #pragma once
 
+#include <cstdint>
+
 #include "formats/packing/row_stream.h"
 
 namespace nibble {

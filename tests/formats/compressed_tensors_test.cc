@@ -3,18 +3,24 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/format.h"
+#include "formats/json.h"
 #include "formats/packing/matrix.h"
+#include "formats/packing/packing.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
-#include "src/tensor/error.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 #include "tests/formats/layers.h"
 #include "tests/test_data.h"
 

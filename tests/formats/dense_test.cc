@@ -1,15 +1,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "formats/format.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 #include "tests/formats/layers.h"
 
 namespace nibble {

@@ -3,17 +3,23 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/checkpoint_writer.h"
 #include "formats/format.h"
+#include "formats/json.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 #include "tests/formats/layers.h"
 #include "tests/test_data.h"
 

@@ -2,14 +2,26 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "formats/checkpoint.h"
+#include "formats/format.h"
+#include "formats/json.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 #include "tests/formats/raw_safetensors.h"
 #include "tests/test_data.h"
 

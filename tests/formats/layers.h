@@ -3,14 +3,16 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "formats/checkpoint.h"
 #include "formats/format.h"
+#include "formats/json.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 

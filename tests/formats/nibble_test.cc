@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -10,11 +11,15 @@
 #include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/format.h"
+#include "formats/json.h"
 #include "formats/scheme_json.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 #include "tests/formats/layers.h"
 #include "tests/test_data.h"
 

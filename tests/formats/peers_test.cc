@@ -4,14 +4,20 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
+#include <utility>
 
+#include "formats/checkpoint.h"
 #include "formats/format.h"
 #include "formats/json.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/tensor.h"
 #include "tests/formats/layers.h"
 #include "tests/test_data.h"
 

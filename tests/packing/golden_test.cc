@@ -1,12 +1,14 @@
 // Bytes of foreign packers (tools/golden/packings.py): packing gives them, unpacking reads them.
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "formats/packing/awq.h"

@@ -8,10 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "formats/packing/awq.h"
+#include "formats/packing/bit_stream.h"
 #include "formats/packing/compressed_tensors.h"
 #include "formats/packing/gptq.h"
 #include "formats/packing/matrix.h"
