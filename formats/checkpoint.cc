@@ -2,12 +2,19 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
 #include <set>
-#include <string_view>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "formats/json.h"
 #include "formats/safetensors.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -135,10 +142,12 @@ void check_index(const fs::path& index, const std::map<std::string, std::string>
                  const std::map<std::string, StoredTensor>& tensors) {
   for (const auto& [name, shard] : weight_map) {
     const auto found = tensors.find(name);
-    const std::string where = index.string() + ": tensor '" + name + "'";
-    if (found == tensors.end()) throw Error(where, "not in " + shard + ", where the index has it");
-    const std::string actual = found->second.file.filename().string();
-    if (actual != shard) throw Error(where, "in " + actual + ", but the index says " + shard);
+    const std::string actual =
+        found == tensors.end() ? "no shard" : found->second.file.filename().string();
+    if (actual != shard) {
+      throw Error(index.string() + ": tensor '" + name + "'",
+                  "in " + actual + ", but the index says " + shard);
+    }
   }
   for (const auto& [name, stored] : tensors) {
     if (!weight_map.contains(name)) {
@@ -219,6 +228,7 @@ const StoredTensor& Checkpoint::info(const std::string& name) const {
   const auto found = tensors_.find(name);
   if (found != tensors_.end()) return found->second;
   std::vector<std::string> known;
+  known.reserve(tensors_.size());
   for (const auto& [other, stored] : tensors_) known.push_back(other);
   const std::string nearest = nearest_name(name, known);
   throw Error(folder_.string(), "no tensor '" + name + "'",

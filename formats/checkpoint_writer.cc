@@ -2,17 +2,29 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
+#include <ios>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <span>
+#include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "formats/atomic_folder.h"
+#include "formats/json.h"
 #include "formats/safetensors.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -151,7 +163,7 @@ class CheckpointWriter::State {
   std::mutex mutex;  // of the tensors' marks
 };
 
-CheckpointWriter::CheckpointWriter(fs::path folder, CheckpointWriterOptions options) try
+CheckpointWriter::CheckpointWriter(const fs::path& folder, CheckpointWriterOptions options) try
     : state_(std::make_unique<State>(folder, options)) {
 } catch (const fs::filesystem_error& error) {
   throw Error(error.path1().string(), error.code().message());

@@ -27,9 +27,10 @@ struct CheckpointWriterOptions {
 
 class CheckpointWriter {
  public:
-  // Throws Error when the target exists and is not to be replaced, or when its parent cannot be
+  // Throws Error when the target exists (an empty folder is allowed) and is not to be replaced,
+  // when it is to be but does not look like a model's folder, and when its parent cannot be
   // written.
-  CheckpointWriter(std::filesystem::path folder, CheckpointWriterOptions options);
+  CheckpointWriter(const std::filesystem::path& folder, CheckpointWriterOptions options);
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;

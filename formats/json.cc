@@ -1,9 +1,13 @@
 #include "formats/json.h"
 
 #include <algorithm>
-#include <cstdint>
+#include <cstddef>
+#include <filesystem>
 #include <fstream>
+#include <ios>
 #include <iterator>
+#include <string>
+#include <string_view>
 #include <unordered_set>
 #include <utility>
 #include <vector>

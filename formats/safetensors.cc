@@ -8,12 +8,25 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "formats/json.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -291,10 +304,10 @@ void SafetensorsFile::release(const SafetensorsEntry& entry) const {
   const std::span<const std::byte> tensor = bytes(entry);
   if (tensor.empty()) return;
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(tensor.data()) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(tensor.data() + tensor.size());
+  const uintptr_t before = reinterpret_cast<uintptr_t>(tensor.data()) % page;
   // A neighbour's bytes on the first and last page come back from the file as well.
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  auto* begin = const_cast<std::byte*>(tensor.data() - before);
+  ::madvise(begin, tensor.size() + before, MADV_DONTNEED);
 }
 
 }  // namespace nibble

@@ -3,13 +3,18 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 
 #include "src/tensor/convert_paths.h"
 #include "src/tensor/cpu_features.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -132,10 +137,10 @@ int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
 }  // namespace
 
 std::span<const ConvertPath* const> convert_paths() {
-  static const std::array<const ConvertPath*, 3> all = {&kScalarConvert, &kAvx2Convert,
-                                                        &kAvx512Convert};
+  static const std::array<const ConvertPath*, 3> kPaths = {&kScalarConvert, &kAvx2Convert,
+                                                           &kAvx512Convert};
   const CpuFeatures& cpu = cpu_features();
-  return std::span(all).first(cpu.avx512 ? 3 : cpu.avx2 ? 2 : 1);
+  return std::span(kPaths).first(cpu.avx512 ? 3 : cpu.avx2 ? 2 : 1);
 }
 
 void to_float(const TensorView& source, std::span<float> out) {

@@ -8,6 +8,7 @@
 
 #include "src/tensor/convert.h"
 #include "src/tensor/convert_paths.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

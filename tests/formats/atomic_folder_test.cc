@@ -4,6 +4,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <iterator>
 #include <string>
 
 #include "src/tensor/error.h"

@@ -3,12 +3,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "formats/json.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 #include "tests/formats/raw_safetensors.h"
 #include "tests/test_data.h"
 
@@ -199,7 +206,7 @@ TEST(SafetensorsMutations, AreReadWholeOrRefused) {
   ASSERT_EQ(parsed(kValidHeader, kValidBytes).entries.size(), 4U);
   std::mt19937 random(20240607);
   int accepted = 0;
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 6'000; ++i) {
     const std::string text = mutate(kValidHeader, random);
     try {
       const SafetensorsHeader header = parsed(text, kValidBytes);
@@ -216,7 +223,7 @@ TEST(SafetensorsMutations, AreReadWholeOrRefused) {
     }
   }
   EXPECT_GT(accepted, 100);  // changed names, metadata and spaces
-  EXPECT_LT(accepted, 10'000);
+  EXPECT_LT(accepted, 3'000);
 }
 
 TEST(SafetensorsMutations, OfWholeFilesAreReadOrRefused) {
