@@ -3,8 +3,15 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <optional>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "src/model/normalizer.h"
 #include "src/model/utf8.h"
 
 namespace nibble {
@@ -80,10 +87,12 @@ size_t leading_space(std::string_view text) {
 
 AddedTokenFinder::AddedTokenFinder(const std::vector<AddedToken>& tokens, bool normalized,
                                    const Normalizer& normalizer) {
-  std::copy_if(tokens.begin(), tokens.end(), std::back_inserter(tokens_),
-               [&](const AddedToken& token) { return token.normalized == normalized; });
-  std::stable_partition(tokens_.begin(), tokens_.end(),
-                        [](const AddedToken& token) { return token.special; });
+  for (const bool special : {true, false}) {
+    std::copy_if(tokens.begin(), tokens.end(), std::back_inserter(tokens_),
+                 [&](const AddedToken& token) {
+                   return token.normalized == normalized && token.special == special;
+                 });
+  }
   token_of_node_.push_back(kNone);
   for (size_t i = 0; i < tokens_.size(); ++i) insert(normalizer.apply(tokens_[i].content), i);
 }

@@ -1,10 +1,17 @@
 #include "src/model/bpe.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <limits>
+#include <optional>
+#include <string_view>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
+#include "src/model/pretokenizer.h"
 #include "src/model/utf8.h"
 #include "src/tensor/error.h"
 

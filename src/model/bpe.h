@@ -19,7 +19,7 @@ namespace nibble {
 
 // Lets a map of strings be asked for a string_view.
 struct TextHash {
-  using is_transparent = void;
+  using is_transparent = void;  // NOLINT(readability-identifier-naming): the library's name
   size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
 };
 using Vocabulary = std::unordered_map<std::string, int32_t, TextHash, std::equal_to<>>;

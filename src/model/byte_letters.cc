@@ -1,6 +1,10 @@
 #include "src/model/byte_letters.h"
 
+#include <array>
 #include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
 
 #include "src/model/utf8.h"
 
@@ -31,8 +35,8 @@ struct Alphabet {
 };
 
 const Alphabet& alphabet() {
-  static const Alphabet result;
-  return result;
+  static const Alphabet kAlphabet;
+  return kAlphabet;
 }
 
 }  // namespace

@@ -1,7 +1,13 @@
 #include "src/model/json_view.h"
 
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "src/tensor/error.h"
 
@@ -62,9 +68,9 @@ bool JsonView::flag(std::string_view key, bool otherwise) const {
   return member ? member->flag() : otherwise;
 }
 
-std::string JsonView::text(std::string_view key, std::string otherwise) const {
+std::string JsonView::text(std::string_view key, const std::string& otherwise) const {
   const auto member = find(key);
-  return member ? member->text() : std::move(otherwise);
+  return member ? member->text() : otherwise;
 }
 
 void JsonView::fail(const std::string& problem, const std::string& hint) const {

@@ -32,7 +32,7 @@ class JsonView {
 
   // A member, or what stands for it when it is missing or null.
   bool flag(std::string_view key, bool otherwise) const;
-  std::string text(std::string_view key, std::string otherwise) const;
+  std::string text(std::string_view key, const std::string& otherwise) const;
 
   const Json& value() const { return *value_; }
   std::string where() const { return path_.empty() ? file_ : file_ + ": " + path_; }

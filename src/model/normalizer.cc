@@ -6,11 +6,15 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "src/model/byte_letters.h"
+#include "src/model/json_view.h"
 #include "src/model/regex.h"
 #include "src/model/utf8.h"
 #include "src/tensor/error.h"
@@ -19,7 +23,7 @@ namespace nibble {
 
 namespace {
 
-using Step = std::function<std::string(std::string)>;
+using Step = std::function<std::string(const std::string&)>;
 
 bool is_ascii(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return (c & 0x80) == 0; });
@@ -27,7 +31,7 @@ bool is_ascii(const std::string& text) {
 
 // options: UTF8PROC_COMPOSE or _DECOMPOSE, perhaps with _COMPAT. ASCII is in every normal form.
 Step normal_form(int options) {
-  return [options](std::string text) {
+  return [options](const std::string& text) {
     if (is_ascii(text)) return text;
     utf8proc_uint8_t* mapped = nullptr;
     const utf8proc_ssize_t size =
@@ -41,7 +45,7 @@ Step normal_form(int options) {
 }
 
 // Full mapping of single characters without context: U+0130 is the one that becomes two.
-std::string lower_case(std::string text) {
+std::string lower_case(const std::string& text) {
   std::string result;
   result.reserve(text.size());
   for (size_t position = 0; position < text.size();) {
@@ -54,7 +58,7 @@ std::string lower_case(std::string text) {
   return result;
 }
 
-std::string strip_accents(std::string text) {
+std::string strip_accents(const std::string& text) {
   std::string result;
   for (size_t position = 0; position < text.size();) {
     const char32_t character = next_character(text, position);
@@ -68,7 +72,7 @@ std::string strip_accents(std::string text) {
 
 Step regex_replacement(std::string_view pattern, std::string content, const std::string& where) {
   const auto regex = std::make_shared<const Regex>(pattern, where);
-  return [regex, content = std::move(content)](std::string text) {
+  return [regex, content = std::move(content)](const std::string& text) {
     std::vector<RegexMatch> matches;
     RegexScanner(*regex).find_all(text, matches);
     std::string result;
@@ -86,7 +90,7 @@ Step strip(const JsonView& section) {
   std::string pattern;
   if (section.flag("strip_left", true)) pattern = "\\A\\s+";
   if (section.flag("strip_right", true)) pattern += pattern.empty() ? "\\s+\\z" : "|\\s+\\z";
-  if (pattern.empty()) return [](std::string text) { return text; };
+  if (pattern.empty()) return [](const std::string& text) { return text; };
   return regex_replacement(pattern, "", section.where());
 }
 
@@ -96,13 +100,12 @@ Step replace(const JsonView& section) {
   if (const auto regex = pattern.find("Regex")) {
     return regex_replacement(regex->text(), std::move(content), regex->where());
   }
-  return [from = pattern.at("String").text(), content = std::move(content)](std::string text) {
-    return replace_all(text, from, content);
-  };
+  return [from = pattern.at("String").text(), content = std::move(content)](
+             const std::string& text) { return replace_all(text, from, content); };
 }
 
 Step prepend(const JsonView& section) {
-  return [prefix = section.at("prepend").text()](std::string text) {
+  return [prefix = section.at("prepend").text()](const std::string& text) {
     return text.empty() ? text : prefix + text;
   };
 }
@@ -126,8 +129,7 @@ constexpr std::array<Row, 10> kRows{{
     {"Strip", strip},
     {"Replace", replace},
     {"Prepend", prepend},
-    {"ByteLevel",
-     [](const JsonView&) { return Step([](std::string text) { return letters_of_bytes(text); }); }},
+    {"ByteLevel", [](const JsonView&) { return Step(letters_of_bytes); }},
 }};
 
 }  // namespace
@@ -155,7 +157,7 @@ void Normalizer::add(const JsonView& section) {
 }
 
 std::string Normalizer::apply(std::string text) const {
-  for (const Step& step : steps_) text = step(std::move(text));
+  for (const Step& step : steps_) text = step(text);
   return text;
 }
 

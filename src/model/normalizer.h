@@ -22,7 +22,7 @@ class Normalizer {
   std::string apply(std::string text) const;
 
  private:
-  using Step = std::function<std::string(std::string)>;
+  using Step = std::function<std::string(const std::string&)>;
   void add(const JsonView& section);
   std::vector<Step> steps_;
 };

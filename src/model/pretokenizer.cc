@@ -4,19 +4,23 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <functional>
 #include <memory>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "src/model/byte_letters.h"
+#include "src/model/json_view.h"
 #include "src/model/normalizer.h"
 #include "src/model/regex.h"
-#include "src/tensor/error.h"
 
 namespace nibble {
 
 namespace {
 
-using Step = std::function<Words(Words)>;
+using Step = std::function<Words(const Words&)>;
 
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -97,7 +101,7 @@ void apply_behavior(SplitBehavior behavior, std::vector<Part>& parts) {
 
 Step split(Regex regex, SplitBehavior behavior, bool invert) {
   auto shared = std::make_shared<const Regex>(std::move(regex));
-  return [regex = std::move(shared), behavior, invert](Words words) {
+  return [regex = std::move(shared), behavior, invert](const Words& words) {
     RegexScanner scanner(*regex);
     std::vector<RegexMatch> matches;
     std::vector<Part> parts;
@@ -124,14 +128,14 @@ Words change_each(const Words& words, Change change) {
   return result;
 }
 
-Words prefix_with_space(Words words) {
+Words prefix_with_space(const Words& words) {
   return change_each(words, [](size_t, std::string_view word, Words& result) {
     if (!word.starts_with(' ')) result.text += ' ';
     result.add(word);
   });
 }
 
-Words spell_with_letters(Words words) {
+Words spell_with_letters(const Words& words) {
   const auto& letters = byte_letters();
   return change_each(words, [&](size_t, std::string_view word, Words& result) {
     for (const char byte : word) result.text += letters[static_cast<unsigned char>(byte)];
@@ -143,7 +147,7 @@ enum class Prefix { kAlways, kFirst, kNever };
 
 // Spaces become `mark`, and words get it in front unless they have it.
 Step mark_spaces(std::string mark, Prefix prefix) {
-  return [mark = std::move(mark), prefix](Words words) {
+  return [mark = std::move(mark), prefix](const Words& words) {
     return change_each(words, [&](size_t i, std::string_view word, Words& result) {
       const std::string marked = replace_all(std::string(word), " ", mark);
       const bool wanted =
@@ -316,7 +320,7 @@ Words Pretokenizer::apply(std::string text, bool at_start) const {
   words.at_start = at_start;
   words.ends.push_back(text.size());
   words.text = std::move(text);
-  for (const Step& step : steps_) words = step(std::move(words));
+  for (const Step& step : steps_) words = step(words);
   return words;
 }
 

@@ -48,7 +48,7 @@ class Pretokenizer {
   Words apply(std::string text, bool at_start) const;
 
  private:
-  using Step = std::function<Words(Words)>;
+  using Step = std::function<Words(const Words&)>;
   void add(const JsonView& section);
   void add_byte_level(bool add_prefix_space, bool use_regex);
   bool byte_level_ = false;

@@ -3,9 +3,14 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <new>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "src/model/utf8.h"
 #include "src/tensor/error.h"
@@ -16,8 +21,8 @@ namespace {
 
 // Patterns of tokenizers need a few hundred bytes; a pattern that needs more than the maximum is
 // tried again by the interpreter, which has limits of its own and then throws.
-constexpr size_t kJitStackStart = 32 * 1024;
-constexpr size_t kJitStackMaximum = 4 * 1024 * 1024;
+constexpr size_t kJitStackStart = size_t{32} << 10;
+constexpr size_t kJitStackMaximum = size_t{4} << 20;
 
 // ^ and $ are per line in Ruby; a dot stops at \n alone.
 constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "src/model/regex.h"
 #include "src/tensor/error.h"

@@ -1,5 +1,10 @@
 #include "src/model/token_borders.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
 #include "src/model/utf8.h"
 
 namespace nibble {

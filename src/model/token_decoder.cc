@@ -4,16 +4,19 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <memory>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "src/model/byte_letters.h"
+#include "src/model/json_view.h"
 #include "src/model/normalizer.h"
-#include "src/model/regex.h"
 #include "src/model/utf8.h"
-#include "src/tensor/error.h"
 
 namespace nibble {
 

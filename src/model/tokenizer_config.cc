@@ -2,8 +2,17 @@
 
 #include <array>
 #include <charconv>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
+
+#include "formats/json.h"
+#include "src/model/added_tokens.h"
+#include "src/model/json_view.h"
 
 namespace nibble {
 

@@ -2,9 +2,20 @@
 // are left aside: they are defaults of a call, not part of the vocabulary.
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "formats/json.h"
+#include "src/model/added_tokens.h"
+#include "src/model/bpe.h"
+#include "src/model/json_view.h"
+#include "src/model/pretokenizer.h"
+#include "src/model/tokenizer_config.h"
 #include "src/model/tokenizer_parts.h"
 #include "src/tensor/error.h"
 

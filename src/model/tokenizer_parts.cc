@@ -1,10 +1,21 @@
 #include "src/model/tokenizer_parts.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "src/model/added_tokens.h"
+#include "src/model/bpe.h"
+#include "src/model/json_view.h"
+#include "src/model/pretokenizer.h"
+#include "src/model/tokenizer_config.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

@@ -2,6 +2,9 @@
 #include <sentencepiece_processor.h>
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -9,7 +12,10 @@
 #include <utility>
 #include <vector>
 
+#include "src/model/added_tokens.h"
+#include "src/model/normalizer.h"
 #include "src/model/token_borders.h"
+#include "src/model/tokenizer_config.h"
 #include "src/model/tokenizer_parts.h"
 #include "src/model/tokenizer_sentencepiece_spec.h"
 #include "src/tensor/error.h"

@@ -1,8 +1,8 @@
 #include "src/model/tokenizer_sentencepiece_spec.h"
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 namespace nibble {
 

@@ -1,5 +1,10 @@
 #include "src/model/utf8.h"
 
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
 namespace nibble {
 
 namespace {
