@@ -1,0 +1,42 @@
+#include "calibration/stats.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace nibble {
+
+InputSums::InputSums(int64_t K) : gram_(Matrix::Zero(K, K)) {}
+
+void InputSums::add(ConstMatrixRef X, const std::string& where) {
+  add_columns(X, tokens_, where, columns_);
+  add_gram(X, gram_);
+  tokens_ += X.rows();
+}
+
+InputStatistics InputSums::finish() && {
+  InputStatistics statistics;
+  statistics.tokens = tokens_;
+  const double count = static_cast<double>(std::max<int64_t>(1, tokens_));
+  mirror_upper(gram_);
+  statistics.H = std::move(gram_);
+  statistics.H *= static_cast<float>(1. / count);
+  const auto K = statistics.H.rows();
+  statistics.mean_absolute = Vector::Zero(K);
+  statistics.largest = Vector::Zero(K);
+  if (tokens_ == 0) return statistics;
+  for (int64_t k = 0; k < K; ++k) {
+    const auto at = static_cast<size_t>(k);
+    statistics.mean_absolute(k) = static_cast<float>(columns_.absolute[at] / count);
+    statistics.largest(k) = columns_.largest[at];
+  }
+  return statistics;
+}
+
+void divide_inputs(InputStatistics& statistics, const Vector& scales) {
+  const Vector inverse = scales.cwiseInverse();
+  statistics.H = inverse.asDiagonal() * statistics.H * inverse.asDiagonal();
+  statistics.mean_absolute = statistics.mean_absolute.cwiseProduct(inverse);
+  statistics.largest = statistics.largest.cwiseProduct(inverse);
+}
+
+}  // namespace nibble
