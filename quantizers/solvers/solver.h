@@ -1,11 +1,10 @@
-// Solver: the choice of the codes of one linear layer. Rows of one table, in the order shown to
-// users; each solver is one file.
+// The problem that every solver gets, and what it gives back: the codes of one linear layer. The
+// table of solvers is quantizers/solvers/solvers.h; each solver is one file.
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "src/quantized/quantized_linear.h"
@@ -28,17 +27,5 @@ struct SolverResult {
   ScaleRounding rounding;
   double weight_error = 0.;  // |W - dequantize(q)| / |W|, Frobenius norm
 };
-
-struct Solver {
-  std::string_view name;
-  std::string_view summary;
-  std::string_view source;  // paper or program
-  // Throws Error(problem.where, ...) for weights or schemes it cannot take.
-  SolverResult (*solve)(const LinearProblem& problem);
-};
-
-std::span<const Solver> solvers();
-// Throws Error with the nearest name.
-const Solver& solver(const std::string& name);
 
 }  // namespace nibble

@@ -1,8 +1,14 @@
+#include "quantizers/solvers/solvers.h"
+
 #include <array>
+#include <cassert>
+#include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "quantizers/solvers/gptq.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
 #include "src/tensor/error.h"
@@ -10,11 +16,32 @@
 namespace nibble {
 namespace {
 
-constexpr std::array<Solver, 1> kSolvers = {{
+SolvedLayer round_to_nearest_row(const LinearProblem& problem, const LayerInputs& /*inputs*/,
+                                 const SolverOptions& /*options*/) {
+  return {.result = solve_rtn(problem), .damping = {}};
+}
+
+SolvedLayer gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
+                     const SolverOptions& options) {
+  assert(inputs.H != nullptr && inputs.factorization != nullptr);
+  GptqResult found = solve_gptq(problem, *inputs.H, *inputs.factorization, options.gptq);
+  return {.result = std::move(found.solved),
+          .damping = found.damping,
+          .escalations = found.escalations,
+          .dead_columns = found.dead_columns};
+}
+
+constexpr std::array<Solver, 2> kSolvers = {{
     {.name = "rtn",
      .summary = "round to nearest, no calibration",
      .source = "the common baseline; rules as in src/quantized/range_rule.h",
-     .solve = solve_rtn},
+     .needs = Needs::kNothing,
+     .solve = round_to_nearest_row},
+    {.name = "gptq",
+     .summary = "column by column against the Hessian, then refined on it",
+     .source = "Frantar et al. 2022, arXiv 2210.17323, algorithm 1",
+     .needs = Needs::kHessian,
+     .solve = gptq_row},
 }};
 
 }  // namespace

@@ -6,10 +6,11 @@
 #include <vector>
 
 #include "formats/format.h"
-#include "quantizers/solvers/solver.h"
+#include "quantizers/solvers/solvers.h"
 #include "src/architecture/architecture.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
+#include "src/pipeline/layer_scheme.h"
 #include "src/pipeline/method.h"
 #include "src/tensor/error.h"
 
@@ -35,6 +36,14 @@ Rows list_solvers() {
   return rows;
 }
 
+Rows list_schemes() {
+  Rows rows = {{"scheme", "what it is", "format"}};
+  for (const NamedScheme& s : named_schemes()) {
+    rows.push_back({std::string(s.name), std::string(s.summary), std::string(s.format)});
+  }
+  return rows;
+}
+
 Rows list_formats() {
   Rows rows = {{"format", "what it is", "holds", "read by"}};
   for (const Format& f : formats()) {
@@ -56,9 +65,10 @@ struct Table {
   std::string_view name;
   Rows (*rows)();
 };
-constexpr std::array<Table, 4> kTables = {{
+constexpr std::array<Table, 5> kTables = {{
     {"methods", list_methods},
     {"solvers", list_solvers},
+    {"schemes", list_schemes},
     {"formats", list_formats},
     {"architectures", list_architectures},
 }};
@@ -95,7 +105,7 @@ std::vector<Table> chosen(const std::string& name) {
   }
   const std::string nearest = nearest_name(name, known);
   throw Error("list", "unknown table '" + name + "'",
-              nearest.empty() ? "known: methods, solvers, formats, architectures"
+              nearest.empty() ? "known: methods, solvers, schemes, formats, architectures"
                               : "did you mean '" + nearest + "'?");
 }
 
@@ -125,7 +135,7 @@ void declare_list(CLI::App& command, CommandLine& line) {
   };
   auto typed = std::make_shared<Typed>();
   command.add_option("TABLE", typed->table,
-                     "methods, solvers, formats or architectures; all without it");
+                     "methods, solvers, schemes, formats or architectures; all without it");
   command.add_flag("--markdown", typed->as_markdown, "as a Markdown table");
   line.run = [typed, &line] { return run(typed->table, typed->as_markdown, line); };
 }

@@ -1,6 +1,7 @@
 // nibble quantize MODEL -o DIR
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,42 +17,22 @@
 namespace nibble {
 namespace {
 
-// As typed.
+// As typed; what is in the recipe is typed there, over a recipe file's.
 struct Typed {
   std::string model;
   std::string output;
   Recipe recipe;
-  std::string scheme;
   std::string output_head;
   std::string dtype;
-  std::string shard_size;
-  std::string method;
-  std::string scale_search = "hessian";
+  std::string scale_search;
   std::string ids_dtype = "u16";
+  std::string shard_size;
   bool force = false;
 };
 
-// w4a16 -> 4 bits.
-void apply_scheme(const std::string& scheme, Recipe& recipe) {
-  if (scheme.empty()) return;
-  const size_t a16 = scheme.find("a16");
-  if (a16 == std::string::npos || a16 + 3 != scheme.size()) {
-    throw Error("--scheme", "unknown scheme '" + scheme + "'", "known: w2a16 to w8a16");
-  }
-  recipe.bits = parse_weight_bits(scheme.substr(0, a16), "--scheme");
-}
-
 Recipe resolve(const Typed& typed) {
   Recipe recipe = typed.recipe;
-  apply_scheme(typed.scheme, recipe);
-  if (recipe.group_size != -1 && recipe.group_size < 1) {
-    throw Error("--group-size", std::to_string(recipe.group_size) + " is no group size",
-                "a number of columns, or -1 for the whole row");
-  }
-  recipe.method = !typed.method.empty()                ? typed.method
-                  : recipe.calibration.dataset.empty() ? "rtn"
-                                                       : "gptq";
-  recipe.gptq.search = scale_search_from_name(typed.scale_search);
+  if (!typed.scale_search.empty()) recipe.gptq.search = scale_search_from_name(typed.scale_search);
   recipe.calibration.dataset_options.ids_dtype = parse_integer_type(typed.ids_dtype, "--ids-dtype");
   if (!typed.output_head.empty()) {
     recipe.output_head_bits = parse_weight_bits(typed.output_head, "--output-head");
@@ -59,6 +40,8 @@ Recipe resolve(const Typed& typed) {
   if (!typed.dtype.empty()) recipe.dtype = parse_float_type(typed.dtype, "--dtype");
   return recipe;
 }
+
+Json number_or_null(std::optional<double> value) { return value ? Json(*value) : Json(); }
 
 Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& output) {
   Json json;
@@ -73,15 +56,16 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
   json["peak_ram_bytes"] = report.peak_ram_bytes;
   json["modules"] = Json::array();
   for (const ModuleReport& module : report.modules) {
-    json["modules"].push_back(
-        {{"name", module.name},
-         {"shape", {module.N, module.K}},
-         {"scheme", module.scheme},
-         {"weight_error", module.weight_error},
-         {"output_error", module.output_error ? Json(*module.output_error) : Json()},
-         {"damping", module.damping ? Json(*module.damping) : Json()},
-         {"seconds", module.seconds},
-         {"note", module.note}});
+    json["modules"].push_back({{"name", module.name},
+                               {"shape", {module.N, module.K}},
+                               {"scheme", module.scheme},
+                               {"solver", module.solver},
+                               {"weight_error", module.weight_error},
+                               {"output_error", number_or_null(module.output_error)},
+                               {"held_out_error", number_or_null(module.held_out_error)},
+                               {"damping", number_or_null(module.damping)},
+                               {"seconds", module.seconds},
+                               {"note", module.note}});
   }
   json["warnings"] = report.warnings;
   return json;
@@ -111,7 +95,7 @@ int run(const Typed& typed, const CommandLine& line) {
   if (!typed.shard_size.empty()) output.shard_bytes = parse_size(typed.shard_size, "--shard-size");
   const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(typed.model));
   const Plan plan = make_plan(recipe, checkpoint);
-  if (typed.method.empty() && !line.quiet) print_message("method: " + recipe.method);
+  if (recipe.method.empty() && !line.quiet) print_message("method: " + plan.recipe.method);
   const QuantizeReport report = quantize(plan, output, make_progress(line));
   for (const std::string& warning : report.warnings) print_message("warning: " + warning);
   for (const ModuleReport& module : report.modules) {
@@ -125,9 +109,18 @@ int run(const Typed& typed, const CommandLine& line) {
   return kDone;
 }
 
+// The recipe file is read when its option is parsed, which is declared first: the options after it
+// change what it says.
+void declare_recipe(CLI::App& command, Typed& typed) {
+  command
+      .add_option_function<std::string>(
+          "--recipe", [&typed](const std::string& file) { typed.recipe = read_recipe(file); },
+          "YAML file of the options below, or a nibble.json; options given here come before it")
+      ->trigger_on_parse();
+}
+
 void declare_calibration(CLI::App& command, Typed& typed) {
   CalibrationOptions& calibration = typed.recipe.calibration;
-  GptqOptions& gptq = typed.recipe.gptq;
   command.add_option("-d,--dataset", calibration.dataset,
                      "calibration text (.txt .raw .jsonl .json, .gz) or ids (.npy .bin)");
   command.add_option("--samples", calibration.samples, "calibration windows")
@@ -143,25 +136,56 @@ void declare_calibration(CLI::App& command, Typed& typed) {
   command.add_option("--text-key", calibration.dataset_options.text_key, "key of the text in JSON")
       ->capture_default_str();
   command.add_option("--ids-dtype", typed.ids_dtype, "integer type of .bin")->capture_default_str();
+  command
+      .add_option("--correct-past", typed.recipe.correct_past,
+                  "share of the quantized past's error to make good")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command.add_flag("--true-sequential,!--no-true-sequential", typed.recipe.true_sequential,
+                   "statistics again after each group of layers of a block");
+  command.add_flag("--guard,!--no-guard", typed.recipe.guard,
+                   "keep round to nearest where it is better on every 8th window, which is kept "
+                   "out (default: at 3 bits and fewer)");
+}
+
+void declare_gptq(CLI::App& command, Typed& typed) {
+  GptqOptions& gptq = typed.recipe.gptq;
   command.add_flag("--act-order,!--no-act-order", gptq.act_order,
                    "gptq: columns by falling diag(H)");
   command.add_flag("--static-groups,!--no-static-groups", gptq.static_groups,
                    "gptq: groups of neighbouring columns, fitted beforehand");
-  command.add_option("--scale-search", typed.scale_search, "gptq: hessian, mse or minmax")
-      ->capture_default_str();
+  command.add_option("--scale-search", typed.scale_search,
+                     "gptq: hessian, mse or minmax (default: hessian)");
   command.add_option("--damp", gptq.damp, "gptq: share of the Hessian's mean diagonal")
       ->check(CLI::Range(1e-9, 1.0))
       ->capture_default_str();
-  command.add_option("--sweeps", gptq.sweeps, "gptq: rounds of refinement")
-      ->check(CLI::Range(0, 100))
-      ->capture_default_str();
-  command.add_flag("--true-sequential,!--no-true-sequential", typed.recipe.true_sequential,
-                   "gptq: statistics again after each group of layers of a block");
   command
-      .add_option("--correct-past", typed.recipe.correct_past,
-                  "gptq: share of the quantized past's error to make good")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
+      .add_option("--sweeps", typed.recipe.sweeps,
+                  "gptq: rounds of refinement (default: 2; 0 with quantized activations)")
+      ->check(CLI::Range(0, 100));
+}
+
+void declare_layers(CLI::App& command, Typed& typed) {
+  Recipe& recipe = typed.recipe;
+  SchemeChoice& scheme = recipe.layers.scheme;
+  command.add_option("-m,--method", recipe.method,
+                     "see 'nibble list methods' (default: gptq with a dataset, rtn without)");
+  command.add_option("--solver", recipe.layers.solver, "instead of the method's");
+  command.add_option("--transform", recipe.transforms, "instead of the method's")
+      ->allow_extra_args(false);
+  command.add_option("-b,--bits", scheme.bits, "bits of a weight's code, 2 to 8 (default: 4)")
+      ->check(CLI::Range(2, 8));
+  command.add_option("-g,--group-size", scheme.group_size,
+                     "columns that share a scale; -1: the whole row (default: 128)");
+  command.add_flag("--symmetric,!--asymmetric", scheme.symmetric,
+                   "no zero points (default: asymmetric)");
+  command.add_option("--scheme", scheme.name, "see 'nibble list schemes', instead of --bits");
+  command.add_flag("--double-quant", scheme.double_quant, "scales are quantized too");
+  command
+      .add_option("--include", recipe.include, "only linear layers whose name matches this regex")
+      ->allow_extra_args(false);
+  command.add_option("--exclude", recipe.exclude, "leave these linear layers as they are")
+      ->allow_extra_args(false);
 }
 
 }  // namespace
@@ -171,31 +195,16 @@ void declare_quantize(CLI::App& command, CommandLine& line) {
   Recipe& recipe = typed->recipe;
   command.add_option("MODEL", typed->model, "model folder")->required();
   command.add_option("-o,--output", typed->output, "folder to write")->required();
-  command.add_option("-m,--method", typed->method,
-                     "see 'nibble list methods' (default: gptq with a dataset, rtn without)");
+  declare_recipe(command, *typed);
+  declare_layers(command, *typed);
   declare_calibration(command, *typed);
-  command.add_option("-b,--bits", recipe.bits, "bits of a weight's code, 2 to 8")
-      ->check(CLI::Range(2, 8))
-      ->capture_default_str();
-  command
-      .add_option("-g,--group-size", recipe.group_size,
-                  "columns that share a scale; -1: the whole row")
-      ->capture_default_str();
-  command.add_flag("--symmetric,!--asymmetric", recipe.symmetric,
-                   "no zero points (default: asymmetric)");
-  command.add_option("--scheme", typed->scheme, "w2a16 to w8a16, instead of --bits");
+  declare_gptq(command, *typed);
   command.add_option(
       "-f,--format", recipe.format,
-      "see 'nibble list formats' (default: compressed-tensors for 4 and 8 bits, gptq for 2 "
-      "and 3, else nibble)");
+      "see 'nibble list formats' (default: the scheme's, see 'nibble list schemes')");
   command.add_option("--dtype", typed->dtype, "f16, bf16, f32: type of everything written dense");
   command.add_option("--output-head", typed->output_head,
                      "w2 to w8: quantize the output head too (default: left as it is)");
-  command
-      .add_option("--include", recipe.include, "only linear layers whose name matches this regex")
-      ->allow_extra_args(false);
-  command.add_option("--exclude", recipe.exclude, "leave these linear layers as they are")
-      ->allow_extra_args(false);
   command.add_flag("--requantize", recipe.requantize,
                    "decode a quantized model and quantize again");
   command.add_option("--shard-size", typed->shard_size, "limit of one file (default: 5G)");

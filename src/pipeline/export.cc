@@ -142,7 +142,8 @@ ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
       std::move(manifest)};
   const WrittenModel written = write_model(
       model, options.output, "exporting",
-      [&](const PlannedModule& module) { return decoder.decode(module.module); }, progress);
+      {.make = [&](const PlannedModule& module) { return decoder.decode(module.module); }},
+      progress);
   ExportReport report;
   report.modules = std::count_if(modules.begin(), modules.end(), [](const PlannedModule& m) {
     return m.target.scheme.has_value();

@@ -1,12 +1,12 @@
 #include "src/pipeline/fold.h"
 
 #include <algorithm>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "kernels/hessian.h"
 #include "kernels/matmul.h"
-#include "quantizers/solvers/correct_past.h"
-#include "quantizers/solvers/layer_error.h"
 #include "src/tensor/error.h"
 
 namespace nibble {
@@ -14,9 +14,23 @@ namespace {
 
 // Tokens whose inputs are in memory together, twice.
 constexpr int64_t kChunkTokens = 4096;
+constexpr int64_t kHeldOutEvery = 8;  // windows
+
+bool is_held_out(int64_t window) { return window % kHeldOutEvery == kHeldOutEvery - 1; }
 
 bool adds_to_residual(InputGroup group) {
   return group == InputGroup::kAttentionOutput || group == InputGroup::kMlpDown;
+}
+
+int64_t inputs_of(const Config& config, InputGroup group) {
+  switch (group) {
+    case InputGroup::kAttentionOutput:
+      return config.heads * config.head_size;
+    case InputGroup::kMlpDown:
+      return config.intermediate_size;
+    default:
+      return config.hidden_size;
+  }
 }
 
 Linear& linear_of(Block& block, const LinearModule& module) {
@@ -38,125 +52,161 @@ Linear& linear_of(Block& block, const LinearModule& module) {
     case InputGroup::kOutputHead:
       break;
   }
-  throw Error(module.name, "the output head cannot be calibrated yet", "leave out --output-head");
+  throw Error(module.name, "is no layer of a block");
+}
+
+void set_weights(Linear& linear, PanelMatrix weights) {
+  linear.dense = std::move(weights);
+  linear.packed.reset();
 }
 
 // What a group sees on some windows.
-struct Inputs {
+struct Seen {
   Matrix X;
   Matrix residual;
 };
 
-Inputs inputs_of(const Model& model, const Block& block, const Batch& batch, const Matrix& x,
-                 InputGroup group) {
-  Inputs inputs;
+Seen see(const Model& model, const Block& block, const Batch& batch, const Matrix& x,
+         InputGroup group) {
+  Seen seen;
   model.observe(block, batch, x, group,
                 [&](ConstMatrixRef X, ConstMatrixRef residual, int64_t first) {
-                  if (inputs.X.size() == 0) {
-                    inputs.X.resize(x.rows(), X.cols());
-                    inputs.residual.resize(x.rows(), residual.cols());
+                  if (seen.X.size() == 0) {
+                    seen.X.resize(x.rows(), X.cols());
+                    seen.residual.resize(x.rows(), residual.cols());
                   }
-                  inputs.X.middleRows(first, X.rows()) = X;
-                  inputs.residual.middleRows(first, X.rows()) = residual;
+                  seen.X.middleRows(first, X.rows()) = X;
+                  seen.residual.middleRows(first, X.rows()) = residual;
                 });
-  return inputs;
+  return seen;
+}
+
+// Adds up one InputSample.
+class SampleSums {
+ public:
+  // hidden: of the residual stream; 0: outputs are not added to it.
+  SampleSums(int64_t K, int64_t hidden, bool with_original) : inputs_(K) {
+    if (!with_original) return;
+    drift_ = Matrix::Zero(K, K);
+    if (hidden > 0) residual_ = Matrix::Zero(hidden, K);
+  }
+
+  // Rows [first, first + count) of what was seen; `before` in the original model, or null.
+  void add(const Seen& now, const Seen* before, int64_t first, int64_t count,
+           const std::string& where) {
+    const auto X = now.X.middleRows(first, count);
+    inputs_.add(X, where);
+    if (before == nullptr) return;
+    add_cross(before->X.middleRows(first, count) - X, X, drift_);
+    if (residual_.size() == 0) return;
+    add_cross(before->residual.middleRows(first, count) - now.residual.middleRows(first, count), X,
+              residual_);
+  }
+
+  InputSample finish() && {
+    const float share = 1.F / static_cast<float>(std::max<int64_t>(1, inputs_.tokens()));
+    drift_ *= share;
+    residual_ *= share;
+    return {.inputs = std::move(inputs_).finish(),
+            .drift = std::move(drift_),
+            .residual = std::move(residual_)};
+  }
+
+ private:
+  InputSums inputs_;
+  Matrix drift_;
+  Matrix residual_;
+};
+
+void rescale_block(const Model& model, int64_t index, const BlockRescaling& rescaling,
+                   Block& block) {
+  if (rescaling.attention_norm) block.attention_norm = *rescaling.attention_norm;
+  if (rescaling.mlp_norm) block.mlp_norm = *rescaling.mlp_norm;
+  for (const LinearModule& module : model.layout().linears) {
+    if (module.block != index) continue;
+    const auto rows = rescaling.rows.find(module.name);
+    if (rows == rescaling.rows.end() && !rescaling.columns.contains(module.name)) continue;
+    Matrix W = load_weight(model.checkpoint(), model.layout(), module);
+    rescaling.apply_to(module.name, W);
+    Linear& linear = linear_of(block, module);
+    set_weights(linear, make_panels(W));
+    if (rows != rescaling.rows.end() && linear.bias.size() != 0) {
+      linear.bias = linear.bias.cwiseProduct(rows->second);
+    }
+  }
 }
 
 }  // namespace
 
-Fold::Fold(const Model& model, const CalibrationWindows& windows, const Recipe& recipe)
+Fold::Fold(const Model& model, const CalibrationWindows& windows, const FoldOptions& options)
     : model_(model),
-      recipe_(recipe),
+      options_(options),
       batch_{.windows = windows.windows, .window = windows.seq_len},
       x_(model.embed(windows.ids, batch_)) {
-  if (recipe_.correct_past > 0) x0_ = x_;
+  if (options_.keep_original) x0_ = x_;
 }
 
-FoldedLayer Fold::quantize(const PlannedModule& planned) {
-  const LinearModule& module = planned.module;
-  while (block_index_ < module.block) {
-    leave_block();
-    enter_block(block_index_ + 1);
+void Fold::enter(int64_t block) {
+  while (block_index_ < block) {
+    leave();
+    ++block_index_;
+    original_ = model_.load_block(block_index_);
+    quantized_ = model_.load_block(block_index_);
   }
-  const Statistics& stats = statistics(module);
-  const Matrix W = load_weight(model_.checkpoint(), model_.layout(), module);
-  const Matrix target = corrected(W, stats, module.name);
-  const LinearProblem problem{
-      .W = target, .scheme = *planned.target.scheme, .where = planned.target.name};
-  FoldedLayer layer{.gptq = solve_gptq(problem, stats.H, stats.factorization, recipe_.gptq)};
-  const QuantizedLinear& q = layer.gptq.solved.q;
-  layer.weight_error = weight_error(W, q);
-  layer.output_error = output_error(W, stats.H, q);
-  replace(module, q);
-  return layer;
 }
 
-void Fold::enter_block(int64_t index) {
-  block_index_ = index;
-  group_.reset();
-  original_ = model_.load_block(index);
-  quantized_ = model_.load_block(index);
-}
-
-void Fold::leave_block() {
+void Fold::leave() {
   if (block_index_ < 0) return;
-  for (auto& [module, weights] : pending_) linear_of(quantized_, module).dense = std::move(weights);
+  for (auto& [module, weights] : pending_) {
+    set_weights(linear_of(quantized_, module), std::move(weights));
+  }
   pending_.clear();
   model_.forward(quantized_, batch_, x_);
   if (x0_.size() != 0) model_.forward(original_, batch_, x0_);
 }
 
-const Fold::Statistics& Fold::statistics(const LinearModule& module) {
-  if (group_ != module.input) {
-    statistics_ = collect(module);
-    group_ = module.input;
-  }
-  return statistics_;
-}
+GroupInputs Fold::collect(InputGroup group) {
+  const int64_t K = inputs_of(model_.config(), group);
+  const int64_t hidden = adds_to_residual(group) ? x_.cols() : 0;
+  const bool with_original = x0_.size() != 0;
+  const std::string where = "block " + std::to_string(block_index_);
+  SampleSums fitted(K, hidden, with_original);
+  std::optional<SampleSums> held_out;
+  if (options_.hold_out) held_out.emplace(K, hidden, with_original);
 
-Fold::Statistics Fold::collect(const LinearModule& module) const {
-  Statistics stats;
-  const int64_t K = module.K;
-  stats.H = Matrix::Zero(K, K);
-  if (x0_.size() != 0) {
-    stats.drift = Matrix::Zero(K, K);
-    if (adds_to_residual(module.input)) stats.residual = Matrix::Zero(x_.cols(), K);
-  }
   const int64_t step = std::max<int64_t>(1, kChunkTokens / batch_.window);
   for (int64_t first = 0; first < batch_.windows; first += step) {
     const Batch part{.windows = std::min(step, batch_.windows - first), .window = batch_.window};
     const int64_t row = first * batch_.window;
     const int64_t rows = part.windows * part.window;
-    const Inputs now = inputs_of(model_, quantized_, part, x_.middleRows(row, rows), module.input);
-    add_gram(now.X, stats.H);
-    if (x0_.size() == 0) continue;
-    const Inputs before =
-        inputs_of(model_, original_, part, x0_.middleRows(row, rows), module.input);
-    add_cross(before.X - now.X, now.X, stats.drift);
-    if (stats.residual.size() != 0) {
-      add_cross(before.residual - now.residual, now.X, stats.residual);
+    const Seen now = see(model_, quantized_, part, x_.middleRows(row, rows), group);
+    std::optional<Seen> before;
+    if (with_original) before = see(model_, original_, part, x0_.middleRows(row, rows), group);
+    // Runs of windows that go to the same sums.
+    for (int64_t begin = 0; begin < part.windows;) {
+      const bool kept_out = held_out && is_held_out(first + begin);
+      int64_t end = begin + 1;
+      while (end < part.windows && (held_out && is_held_out(first + end)) == kept_out) ++end;
+      (kept_out ? *held_out : fitted)
+          .add(now, before ? &*before : nullptr, begin * part.window, (end - begin) * part.window,
+               where);
+      begin = end;
     }
   }
-  const float share = 1.F / static_cast<float>(x_.rows());
-  mirror_upper(stats.H);
-  stats.H *= share;
-  stats.drift *= share;
-  stats.residual *= share;
-  stats.factorization = factorize_for_gptq(stats.H, recipe_.gptq, module.name);
-  return stats;
+  GroupInputs inputs{.fitted = std::move(fitted).finish(), .held_out = {}};
+  if (held_out) inputs.held_out = std::move(*held_out).finish();
+  return inputs;
 }
 
-Matrix Fold::corrected(const Matrix& W, const Statistics& stats, const std::string& where) const {
-  if (stats.drift.size() == 0) return W;
-  const PastSums sums{.input = &stats.drift,
-                      .residual = stats.residual.size() == 0 ? nullptr : &stats.residual};
-  return correct_past(W, sums, stats.factorization, recipe_.correct_past, where);
+void Fold::rescale(const BlockRescaling& rescaling) {
+  rescale_block(model_, block_index_, rescaling, quantized_);
+  rescale_block(model_, block_index_, rescaling, original_);
 }
 
 void Fold::replace(const LinearModule& module, const QuantizedLinear& q) {
   PanelMatrix weights = make_panels(dequantize(q));
-  if (recipe_.true_sequential) {
-    linear_of(quantized_, module).dense = std::move(weights);
+  if (options_.true_sequential) {
+    set_weights(linear_of(quantized_, module), std::move(weights));
   } else {
     pending_.emplace_back(module, std::move(weights));
   }

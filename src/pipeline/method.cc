@@ -9,10 +9,14 @@ namespace nibble {
 namespace {
 
 constexpr std::array<Method, 2> kMethods = {{
-    {"rtn", "round to nearest, min-max ranges", "-", "rtn", false},
+    {"rtn", "round to nearest, min-max ranges", "-", {}, "rtn", "", false},
     {"gptq",
      "codes column by column against the Hessian, refined, corrected for the quantized past",
-     "Frantar et al. 2022, arXiv 2210.17323", "gptq", true},
+     "Frantar et al. 2022, arXiv 2210.17323",
+     {},
+     "gptq",
+     "",
+     true},
 }};
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Methods: the names of `-m`, each a combination of transforms and a solver, with the schemes and
-// the format it implies where the user names none.
+// Methods: the names of `-m`, each a combination of transforms, a solver and a scheme, where the
+// user names none of them.
 #pragma once
 
 #include <span>
@@ -11,8 +11,10 @@ namespace nibble {
 struct Method {
   std::string_view name;
   std::string_view summary;
-  std::string_view source;  // paper
-  std::string_view solver;  // row of solvers()
+  std::string_view source;                       // paper
+  std::span<const std::string_view> transforms;  // rows of transforms(), in order
+  std::string_view solver;                       // row of solvers()
+  std::string_view scheme;                       // row of named_schemes(); empty: integers
   bool needs_calibration;
 };
 

@@ -54,7 +54,7 @@ std::vector<Pattern> compile(const std::vector<std::string>& texts, const std::s
   return patterns;
 }
 
-bool any_matches(std::vector<Pattern>& patterns, const std::string& name) {
+bool any_matches(std::span<Pattern> patterns, const std::string& name) {
   bool found = false;
   for (Pattern& pattern : patterns) {
     if (!std::regex_search(name, pattern.regex)) continue;
@@ -89,31 +89,57 @@ LinearModule untied_head(const ModelLayout& layout) {
   return head;
 }
 
-// Which modules the recipe quantizes.
+// What the recipe asks of each module.
 class Selection {
  public:
   explicit Selection(const Recipe& recipe)
       : recipe_(recipe),
         include_(compile(recipe.include, "--include")),
-        exclude_(compile(recipe.exclude, "--exclude")) {}
+        exclude_(compile(recipe.exclude, "--exclude")) {
+    std::vector<std::string> texts;
+    for (const Rule& rule : recipe.rules) texts.push_back(rule.modules);
+    rules_ = compile(texts, "rules");
+  }
 
-  // Bits for the module, or none.
-  std::optional<int> bits(const LinearModule& module) {
-    if (module.input == InputGroup::kOutputHead) return recipe_.output_head_bits;
+  // None: the module is left as it is.
+  std::optional<LayerChoice> choice(const LinearModule& module) {
+    if (module.input == InputGroup::kOutputHead) return head_choice();
     const bool included = include_.empty() || any_matches(include_, module.name);
-    const bool excluded = any_matches(exclude_, module.name);
-    return included && !excluded ? std::optional(recipe_.bits) : std::nullopt;
+    if (any_matches(exclude_, module.name) || !included) return std::nullopt;
+    LayerChoice choice = recipe_.layers;
+    for (size_t i = 0; i < rules_.size(); ++i) {
+      if (!any_matches({&rules_[i], 1}, module.name)) continue;
+      const Rule& rule = recipe_.rules[i];
+      if (rule.keep) return std::nullopt;
+      choice.scheme = rule.choice.scheme.over(choice.scheme);
+      if (!rule.choice.solver.empty()) choice.solver = rule.choice.solver;
+      break;
+    }
+    return choice;
   }
 
   void check() const {
     check_all_matched(include_, "--include");
     check_all_matched(exclude_, "--exclude");
+    check_all_matched(rules_, "rules");
   }
 
  private:
+  // Rounded to nearest: nothing is known of its inputs.
+  std::optional<LayerChoice> head_choice() const {
+    if (!recipe_.output_head_bits) return std::nullopt;
+    LayerChoice choice;
+    choice.scheme = recipe_.layers.scheme;
+    choice.scheme.name.clear();
+    choice.scheme.bits = recipe_.output_head_bits;
+    choice.solver = "rtn";
+    return choice;
+  }
+
   const Recipe& recipe_;
   std::vector<Pattern> include_;
   std::vector<Pattern> exclude_;
+  std::vector<Pattern> rules_;
 };
 
 void check_can_hold(const Format& format, const FormatModule& module) {
@@ -130,6 +156,20 @@ Dtype written_dtype(const TensorInfo& tensor, std::optional<Dtype> dtype) {
   return dtype && is_float(tensor.dtype) && dtype_bits(tensor.dtype) > 8 ? *dtype : tensor.dtype;
 }
 
+// Whether a transform of its block may change the tensor: norms and biases of a block.
+bool may_be_rewritten(const Plan& plan, const std::string& name) {
+  if (plan.transforms.empty()) return false;
+  const auto is_of = [&](const std::string& module) {
+    return !module.empty() && name.starts_with(module + ".");
+  };
+  return std::any_of(
+             plan.layout.norms.begin(), plan.layout.norms.end(),
+             [&](const auto& norms) { return is_of(norms.attention) || is_of(norms.mlp); }) ||
+         std::any_of(
+             plan.layout.linears.begin(), plan.layout.linears.end(),
+             [&](const LinearModule& module) { return module.block >= 0 && name == module.bias; });
+}
+
 // Every tensor of the checkpoint that is not part of a quantized module.
 std::vector<PlannedTensor> plan_tensors(const Plan& plan) {
   std::set<std::string> replaced;
@@ -144,7 +184,7 @@ std::vector<PlannedTensor> plan_tensors(const Plan& plan) {
     if (replaced.contains(name)) continue;
     TensorInfo written = stored.info;
     written.dtype = written_dtype(stored.info, plan.recipe.dtype);
-    tensors.push_back({name, std::move(written)});
+    tensors.push_back({name, std::move(written), may_be_rewritten(plan, name)});
   }
   return tensors;
 }
@@ -170,7 +210,8 @@ void count_bytes(Plan& plan) {
       weights == 0 ? 0 : 8.0 * static_cast<double>(quantized_bytes) / static_cast<double>(weights);
 }
 
-PlannedModule plan_module(const Plan& plan, LinearModule module, std::optional<int> bits) {
+PlannedModule plan_module(const Plan& plan, LinearModule module,
+                          const std::optional<LayerChoice>& choice) {
   const Dtype dtype = stored_dtype(*plan.checkpoint, plan.layout, module);
   PlannedModule planned;
   planned.target = {.name = module.name,
@@ -180,27 +221,50 @@ PlannedModule plan_module(const Plan& plan, LinearModule module, std::optional<i
                     .transposed = module.transposed,
                     .has_column_groups = false,
                     .scheme = {}};
-  if (bits) {
-    planned.target.scheme = integer_scheme(*bits, plan.recipe.group_size, plan.recipe.symmetric,
-                                           plan.format->scale_type(dtype));
+  if (choice) {
+    planned.target.scheme = make_scheme(choice->scheme, plan.format->scale_type(dtype));
+    planned.solver = &solver(choice->solver);
     check_can_hold(*plan.format, planned.target);
   }
   planned.module = std::move(module);
   return planned;
 }
 
-void check_calibration(const Recipe& recipe) {
-  const bool needed = method(recipe.method).needs_calibration;
-  const bool given = !recipe.calibration.dataset.empty();
-  if (needed && !given) {
-    throw Error("--method " + recipe.method, "needs a calibration dataset", "add -d FILE");
+// Fills in what the recipe leaves to its method.
+void resolve(Recipe& recipe) {
+  if (recipe.method.empty()) recipe.method = recipe.is_calibrated() ? "gptq" : "rtn";
+  const Method& row = method(recipe.method);
+  SchemeChoice defaults;
+  defaults.name = row.scheme;
+  recipe.layers.scheme = recipe.layers.scheme.over(defaults);
+  recipe.layers.scheme.name = named_scheme(recipe.layers.scheme).name;
+  if (recipe.layers.solver.empty()) recipe.layers.solver = row.solver;
+  if (!recipe.transforms) recipe.transforms.emplace(row.transforms.begin(), row.transforms.end());
+  if (recipe.format.empty()) {
+    const bool is_double = recipe.layers.scheme.double_quant.value_or(false);
+    const NamedScheme& scheme = named_scheme(recipe.layers.scheme);
+    recipe.format = is_double && row.scheme.empty() ? "nibble" : scheme.format;
   }
-  if (needed && recipe.output_head_bits) {
-    throw Error("--output-head", "cannot be calibrated yet",
-                "use -m rtn, or leave the head as it is");
+}
+
+void check_calibration(const Plan& plan) {
+  const Recipe& recipe = plan.recipe;
+  const auto uses = [&](Needs needs) {
+    return std::any_of(plan.modules.begin(), plan.modules.end(), [&](const PlannedModule& m) {
+      return m.solver != nullptr && m.solver->needs == needs;
+    });
+  };
+  const bool needed = !plan.transforms.empty() || uses(Needs::kHessian);
+  if (needed && !recipe.is_calibrated()) {
+    throw Error("--method " + recipe.method, "needs a calibration dataset",
+                "add -d FILE, or --stats FILE of 'nibble calibrate'");
   }
-  if (given && !needed) {
-    throw Error("--dataset", "method " + recipe.method + " uses no calibration", "leave it out");
+  if (recipe.is_calibrated() && !needed && !uses(Needs::kImportance)) {
+    throw Error(recipe.statistics.empty() ? "--dataset" : "--stats",
+                "method " + recipe.method + " uses no calibration", "leave it out");
+  }
+  if (!recipe.statistics.empty() && !recipe.calibration.dataset.empty()) {
+    throw Error("--stats", "statistics and a dataset", "choose one of them");
   }
 }
 
@@ -259,27 +323,29 @@ std::vector<TensorInfo> output_tensors(const Format& format, std::span<const Pla
 }
 
 Plan make_plan(const Recipe& recipe, std::shared_ptr<const Checkpoint> checkpoint) {
-  check_calibration(recipe);
   Plan plan;
   plan.recipe = recipe;
+  resolve(plan.recipe);
+  plan.transforms = *plan.recipe.transforms;
   plan.checkpoint = std::move(checkpoint);
   plan.layout = read_layout(*plan.checkpoint);
   check_not_quantized(plan);
-  if (plan.recipe.format.empty()) plan.recipe.format = default_format(recipe.bits);
   plan.format = &format(plan.recipe.format);
 
-  Selection selection(recipe);
+  Selection selection(plan.recipe);
   for (const LinearModule& module : plan.layout.linears) {
-    plan.modules.push_back(plan_module(plan, module, selection.bits(module)));
+    plan.modules.push_back(plan_module(plan, module, selection.choice(module)));
   }
   if (!plan.layout.head && recipe.output_head_bits) {
-    plan.modules.push_back(plan_module(plan, untied_head(plan.layout), recipe.output_head_bits));
+    const LinearModule head = untied_head(plan.layout);
+    plan.modules.push_back(plan_module(plan, head, selection.choice(head)));
     plan.unties_head = true;
     plan.warnings.push_back("the output head shares the embedding's weights; quantized, it gets " +
                             std::to_string(plan.layout.config.vocabulary_size) +
                             " rows of its own (untied)");
   }
   selection.check();
+  check_calibration(plan);
   add_cautions(plan);
   plan.tensors = plan_tensors(plan);
   count_bytes(plan);

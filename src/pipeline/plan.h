@@ -1,6 +1,6 @@
-// Plan: what a recipe means for one model: one row per linear layer with its scheme, the tensors
-// that will be written and exact bytes. Everything that can be refused is refused here, before any
-// work.
+// Plan: what a recipe means for one model: one row per linear layer with its scheme and solver, the
+// tensors that will be written and exact bytes. Everything that can be refused is refused here,
+// before any work.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 
 #include "formats/checkpoint.h"
 #include "formats/format.h"
+#include "quantizers/solvers/solvers.h"
 #include "src/model/layout.h"
 #include "src/pipeline/recipe.h"
 
@@ -17,14 +18,16 @@ namespace nibble {
 
 struct PlannedModule {
   LinearModule module;
-  FormatModule target;  // scheme set: quantized; not set: left as it is
-  int64_t bytes = 0;    // written for the weight
+  FormatModule target;             // scheme set: quantized; not set: left as it is
+  const Solver* solver = nullptr;  // null: left as it is
+  int64_t bytes = 0;               // written for the weight
 };
 
 // A tensor that is written as it is, or in another float type.
 struct PlannedTensor {
   std::string source;
   TensorInfo written;
+  bool follows_block = false;  // a transform of its block may rewrite it
 };
 
 struct Plan {
@@ -32,9 +35,10 @@ struct Plan {
   std::shared_ptr<const Checkpoint> checkpoint;
   ModelLayout layout;
   const Format* format = nullptr;
-  std::vector<PlannedModule> modules;  // all linear layers, block by block
-  std::vector<PlannedTensor> tensors;  // everything else
-  bool unties_head = false;            // a tied head is quantized, so it gets a tensor of its own
+  std::vector<std::string> transforms;  // rows of transforms(), in order
+  std::vector<PlannedModule> modules;   // all linear layers, block by block
+  std::vector<PlannedTensor> tensors;   // everything else
+  bool unties_head = false;             // a tied head is quantized, so it gets a tensor of its own
   int64_t bytes_in = 0;
   int64_t bytes_out = 0;
   double bits_per_weight = 0;  // of the quantized linear layers, parameters included

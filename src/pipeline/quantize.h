@@ -24,9 +24,11 @@ struct ModuleReport {
   int64_t N = 0;
   int64_t K = 0;
   std::string scheme;
-  double weight_error = 0;             // relative Frobenius norm of W - dequantize(q)
-  std::optional<double> output_error;  // relative, from the Hessian; none without calibration
-  std::optional<double> damping;       // share of the Hessian's mean diagonal
+  std::string solver;                    // whose codes were kept
+  double weight_error = 0;               // relative Frobenius norm of W - dequantize(q)
+  std::optional<double> output_error;    // relative, from the Hessian; none without calibration
+  std::optional<double> held_out_error;  // the same on windows kept out of it, where there are any
+  std::optional<double> damping;         // share of the Hessian's mean diagonal
   double seconds = 0;
   std::string note;
 };

@@ -1,7 +1,13 @@
 #include "src/pipeline/recipe.h"
 
+#include <yaml-cpp/yaml.h>
+
 #include <algorithm>
 #include <array>
+#include <fstream>
+#include <functional>
+#include <set>
+#include <utility>
 
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
@@ -19,6 +25,248 @@ constexpr std::array<SearchRow, 3> kSearches = {{
     {ScaleSearch::kMinMax, "minmax"},
 }};
 
+constexpr std::array kFloatTypes = {Dtype::kF16, Dtype::kBF16, Dtype::kF32};
+
+// Values as JSON and back. from_json throws nlohmann's or our own exception for a wrong type.
+template <typename T>
+Json value_json(const T& value) {
+  return value;
+}
+Json value_json(const std::filesystem::path& path) { return path.string(); }
+Json value_json(ScaleSearch search) { return scale_search_name(search); }
+Json value_json(Dtype type) { return torch_dtype_name(type); }
+template <typename T>
+Json value_json(const std::optional<T>& value) {
+  return value ? value_json(*value) : Json();
+}
+
+template <typename T>
+void from_value(const Json& json, T& value) {
+  constexpr bool is_text = std::is_same_v<T, std::string>;
+  if (is_text && !json.is_string()) throw Error("", "expected text");
+  if (std::is_same_v<T, bool> && !json.is_boolean()) throw Error("", "expected true or false");
+  if (std::is_integral_v<T> && !std::is_same_v<T, bool> && !json.is_number_integer()) {
+    throw Error("", "expected a whole number");
+  }
+  if (std::is_floating_point_v<T> && !json.is_number()) throw Error("", "expected a number");
+  value = json.get<T>();
+}
+void from_value(const Json& json, std::filesystem::path& path) {
+  std::string text;
+  from_value(json, text);
+  path = text;
+}
+void from_value(const Json& json, std::vector<std::string>& values) {
+  if (!json.is_array()) throw Error("", "expected a list");
+  values.clear();
+  for (const Json& item : json) from_value(item, values.emplace_back());
+}
+void from_value(const Json& json, ScaleSearch& search) {
+  std::string name;
+  from_value(json, name);
+  search = scale_search_from_name(name);
+}
+void from_value(const Json& json, Dtype& type) {
+  std::string name;
+  from_value(json, name);
+  const std::optional<Dtype> found = dtype_from_torch_name(name);
+  if (!found) throw Error("", "unknown type", "expected float16, bfloat16 or float32");
+  type = *found;
+}
+template <typename T>
+void from_value(const Json& json, std::optional<T>& value) {
+  if (json.is_null()) {
+    value.reset();
+  } else {
+    from_value(json, value.emplace());
+  }
+}
+
+// Visits fields to write them.
+class Writer {
+ public:
+  template <typename T>
+  void field(const char* name, T& value) {
+    json_[name] = value_json(value);
+  }
+  void section(const char* name, const std::function<void(Writer&)>& visit) {
+    Writer inner;
+    visit(inner);
+    json_[name] = std::move(inner.json_);
+  }
+  template <typename T, typename Visit>
+  void list(const char* name, std::vector<T>& items, const Visit& visit) {
+    Json array = Json::array();
+    for (T& item : items) {
+      Writer inner;
+      visit(inner, item);
+      array.push_back(std::move(inner.json_));
+    }
+    json_[name] = std::move(array);
+  }
+  Json take() && { return std::move(json_); }
+
+ private:
+  Json json_ = Json::object();
+};
+
+// Visits fields to read them; finish() refuses what no field asked for.
+class Reader {
+ public:
+  Reader(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
+    if (!json.is_object()) throw Error(where_, "expected keys and values");
+  }
+
+  template <typename T>
+  void field(const char* name, T& value) {
+    const Json* found = find(name);
+    if (found == nullptr) return;
+    try {
+      from_value(*found, value);
+    } catch (const Error& error) {
+      throw Error(where_ + ": " + name, found->dump() + ": " + error.problem(), error.hint());
+    } catch (const nlohmann::json::exception&) {
+      throw Error(where_ + ": " + name, found->dump() + " is out of range or of the wrong type");
+    }
+  }
+  void section(const char* name, const std::function<void(Reader&)>& visit) {
+    const Json* found = find(name);
+    if (found == nullptr || found->is_null()) return;
+    Reader inner(*found, where_ + ": " + name);
+    visit(inner);
+    inner.finish();
+  }
+  template <typename T, typename Visit>
+  void list(const char* name, std::vector<T>& items, const Visit& visit) {
+    const Json* found = find(name);
+    if (found == nullptr) return;
+    if (!found->is_array()) throw Error(where_ + ": " + name, "expected a list");
+    items.clear();
+    for (const Json& element : *found) {
+      Reader inner(element, where_ + ": " + name + ": " + std::to_string(items.size() + 1));
+      visit(inner, items.emplace_back());
+      inner.finish();
+    }
+  }
+
+  void finish() const {
+    const std::vector<std::string> known(asked_.begin(), asked_.end());
+    for (const auto& [key, value] : json_.items()) {
+      if (asked_.contains(key)) continue;
+      const std::string nearest = nearest_name(key, known);
+      throw Error(where_, "unknown key '" + key + "'",
+                  nearest.empty() ? "" : "did you mean '" + nearest + "'?");
+    }
+  }
+
+ private:
+  const Json* find(const char* name) {
+    asked_.emplace(name);
+    const auto found = json_.find(name);
+    return found == json_.end() ? nullptr : &*found;
+  }
+
+  const Json& json_;
+  std::string where_;
+  std::set<std::string> asked_;
+};
+
+template <typename Fields>
+void visit_choice(Fields& fields, LayerChoice& choice) {
+  fields.field("scheme", choice.scheme.name);
+  fields.field("bits", choice.scheme.bits);
+  fields.field("group_size", choice.scheme.group_size);
+  fields.field("symmetric", choice.scheme.symmetric);
+  fields.field("double_quant", choice.scheme.double_quant);
+  fields.field("solver", choice.solver);
+}
+
+// The one list of a recipe's keys.
+template <typename Fields>
+void visit_recipe(Fields& fields, Recipe& recipe) {
+  fields.field("method", recipe.method);
+  visit_choice(fields, recipe.layers);
+  fields.field("transforms", recipe.transforms);
+  fields.field("format", recipe.format);
+  fields.field("include", recipe.include);
+  fields.field("exclude", recipe.exclude);
+  fields.list("rules", recipe.rules, [](auto& inner, Rule& rule) {
+    inner.field("modules", rule.modules);
+    inner.field("keep", rule.keep);
+    visit_choice(inner, rule.choice);
+  });
+  fields.field("output_head_bits", recipe.output_head_bits);
+  fields.field("dtype", recipe.dtype);
+  fields.field("requantize", recipe.requantize);
+  fields.section("calibration", [&](auto& inner) {
+    inner.field("dataset", recipe.calibration.dataset);
+    inner.field("text_key", recipe.calibration.dataset_options.text_key);
+    inner.field("samples", recipe.calibration.samples);
+    inner.field("seq_len", recipe.calibration.seq_len);
+    inner.field("seed", recipe.calibration.seed);
+    inner.field("pack", recipe.calibration.pack);
+    inner.field("statistics", recipe.statistics);
+  });
+  fields.section("gptq", [&](auto& inner) {
+    inner.field("act_order", recipe.gptq.act_order);
+    inner.field("static_groups", recipe.gptq.static_groups);
+    inner.field("damp", recipe.gptq.damp);
+    inner.field("scale_search", recipe.gptq.search);
+    inner.field("sweeps", recipe.sweeps);
+  });
+  fields.field("true_sequential", recipe.true_sequential);
+  fields.field("correct_past", recipe.correct_past);
+  fields.field("guard", recipe.guard);
+}
+
+Json from_yaml(const YAML::Node& node, const std::string& where) {
+  switch (node.Type()) {
+    case YAML::NodeType::Undefined:
+    case YAML::NodeType::Null:
+      return {};
+    case YAML::NodeType::Sequence: {
+      Json list = Json::array();
+      for (const YAML::Node& item : node) list.push_back(from_yaml(item, where));
+      return list;
+    }
+    case YAML::NodeType::Map: {
+      Json map = Json::object();
+      for (const auto& pair : node) {
+        const auto key = pair.first.as<std::string>();
+        if (map.contains(key)) throw Error(where, "key '" + key + "' stands there twice");
+        map[key] = from_yaml(pair.second, where);
+      }
+      return map;
+    }
+    case YAML::NodeType::Scalar:
+      break;
+  }
+  const auto text = node.as<std::string>();
+  if (node.Tag() == "!") return text;  // quoted
+  if (bool flag = false; YAML::convert<bool>::decode(node, flag)) return flag;
+  if (int64_t number = 0; YAML::convert<int64_t>::decode(node, number)) return number;
+  if (double number = 0; YAML::convert<double>::decode(node, number)) return number;
+  return text;
+}
+
+void check_values(const Recipe& recipe, const std::string& where) {
+  const auto in_range = [&](const char* key, double value, double low, double high) {
+    if (value >= low && value <= high) return;
+    throw Error(where + ": " + key, Json(value).dump() + " is out of range",
+                "expected " + Json(low).dump() + " to " + Json(high).dump());
+  };
+  in_range("correct_past", recipe.correct_past, 0, 1);
+  in_range("gptq: damp", recipe.gptq.damp, 1e-9, 1);
+  in_range("gptq: sweeps", recipe.sweeps.value_or(0), 0, 100);
+  in_range("calibration: samples", static_cast<double>(recipe.calibration.samples), 1, 1e9);
+  in_range("calibration: seq_len", static_cast<double>(recipe.calibration.seq_len), 1, 1e9);
+  if (recipe.dtype &&
+      std::find(kFloatTypes.begin(), kFloatTypes.end(), *recipe.dtype) == kFloatTypes.end()) {
+    throw Error(where + ": dtype", "is no type for dense tensors",
+                "expected float16, bfloat16 or float32");
+  }
+}
+
 }  // namespace
 
 std::string_view scale_search_name(ScaleSearch search) {
@@ -35,36 +283,35 @@ ScaleSearch scale_search_from_name(const std::string& name) {
 }
 
 Json to_json(const Recipe& recipe) {
-  Json json;
-  json["method"] = recipe.method;
-  json["bits"] = recipe.bits;
-  json["group_size"] = recipe.group_size;
-  json["symmetric"] = recipe.symmetric;
-  json["format"] = recipe.format;
-  json["include"] = recipe.include;
-  json["exclude"] = recipe.exclude;
-  json["output_head_bits"] = recipe.output_head_bits ? Json(*recipe.output_head_bits) : Json();
-  json["dtype"] = recipe.dtype ? Json(torch_dtype_name(*recipe.dtype)) : Json();
-  json["requantize"] = recipe.requantize;
-  if (recipe.calibration.dataset.empty()) return json;
-  json["calibration"] = {{"dataset", recipe.calibration.dataset.string()},
-                         {"samples", recipe.calibration.samples},
-                         {"seq_len", recipe.calibration.seq_len},
-                         {"seed", recipe.calibration.seed},
-                         {"pack", recipe.calibration.pack},
-                         {"past", "quantized"}};
-  json["gptq"] = {
-      {"act_order", recipe.gptq.act_order}, {"static_groups", recipe.gptq.static_groups},
-      {"damp", recipe.gptq.damp},           {"scale_search", scale_search_name(recipe.gptq.search)},
-      {"sweeps", recipe.gptq.sweeps},       {"true_sequential", recipe.true_sequential},
-      {"correct_past", recipe.correct_past}};
-  return json;
+  Recipe fields = recipe;  // the visitor serves readers too
+  Writer writer;
+  visit_recipe(writer, fields);
+  return std::move(writer).take();
 }
 
-std::string default_format(int bits) {
-  if (bits == 4 || bits == 8) return "compressed-tensors";
-  if (bits == 2 || bits == 3) return "gptq";
-  return "nibble";
+Recipe read_recipe(const std::filesystem::path& file) {
+  const std::string where = file.string();
+  std::ifstream stream(file);
+  if (!stream) throw Error(where, "cannot be read", "is there such a file?");
+  Json json;
+  try {
+    json = from_yaml(YAML::Load(stream), where);
+  } catch (const YAML::Exception& error) {
+    throw Error(where, error.what());
+  }
+  if (json.is_object() && json.contains("recipe") && json.contains("nibble")) {
+    json = Json(json.at("recipe"));
+  }
+  Recipe recipe;
+  Reader reader(json, where);
+  visit_recipe(reader, recipe);
+  reader.finish();
+  check_values(recipe, where);
+  for (std::filesystem::path* path : {&recipe.calibration.dataset, &recipe.statistics}) {
+    const std::filesystem::path beside = file.parent_path() / *path;
+    if (!path->empty() && path->is_relative() && std::filesystem::exists(beside)) *path = beside;
+  }
+  return recipe;
 }
 
 }  // namespace nibble

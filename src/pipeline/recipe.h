@@ -1,8 +1,10 @@
-// Recipe: what the user asked for, complete and without effects. The Plan (src/pipeline/plan.h) is
-// what it means for one model.
+// Recipe: what the user asked for, complete and without effects: on the command line, in a YAML
+// file, and in every output's nibble.json. The Plan (src/pipeline/plan.h) is what it means for one
+// model.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,16 +13,31 @@
 #include "calibration/windows.h"
 #include "formats/json.h"
 #include "quantizers/solvers/gptq.h"
+#include "src/pipeline/layer_scheme.h"
 #include "src/tensor/dtype.h"
 
 namespace nibble {
 
+// What is asked of a linear layer; what is not set is the recipe's, and there the method's.
+struct LayerChoice {
+  SchemeChoice scheme;
+  std::string solver;  // row of solvers(); empty: the method's
+};
+
+// The linear layers whose name matches `modules` (a regular expression, found anywhere in it).
+struct Rule {
+  std::string modules;
+  bool keep = false;  // left as they are
+  LayerChoice choice;
+};
+
 struct Recipe {
-  std::string method = "rtn";
-  int bits = 4;
-  int64_t group_size = 128;  // columns; -1: the whole row
-  bool symmetric = false;
-  std::string format;                // empty: chosen by bits
+  std::string method;  // row of methods(); empty: gptq with calibration, rtn without
+  LayerChoice layers;
+  std::optional<std::vector<std::string>>
+      transforms;                    // rows of transforms(), instead of the method's
+  std::vector<Rule> rules;           // the first that matches a layer holds
+  std::string format;                // empty: chosen by the scheme
   std::vector<std::string> include;  // regular expressions of module names; empty: all in blocks
   std::vector<std::string> exclude;
   std::optional<int> output_head_bits;  // the head is left alone without it
@@ -28,9 +45,15 @@ struct Recipe {
   bool requantize = false;              // a quantized model is decoded first
 
   CalibrationOptions calibration;
+  std::filesystem::path statistics;  // of `nibble calibrate`, instead of a dataset; empty: none
   GptqOptions gptq;
+  std::optional<int> sweeps;    // of gptq; none: 2, and 0 with quantized activations
   double correct_past = 1;      // share of the quantized past's error that is made good, 0..1
   bool true_sequential = true;  // statistics again after each input group of a block
+  std::optional<bool> guard;    // keep round to nearest where it is better on held-out windows;
+                                // none: at 3 bits and fewer
+
+  bool is_calibrated() const { return !calibration.dataset.empty() || !statistics.empty(); }
 };
 
 // hessian, mse, minmax. The second throws Error with the known names.
@@ -40,8 +63,9 @@ ScaleSearch scale_search_from_name(const std::string& name);
 // As stored in the output (nibble.json) and printed with --json.
 Json to_json(const Recipe& recipe);
 
-// The format for a recipe that names none: compressed-tensors for 4 and 8 bits, gptq for 2 and 3,
-// nibble for what no other format holds.
-std::string default_format(int bits);
+// A recipe file: YAML, whose keys are those of to_json (of which it may have any), or a
+// nibble.json, whose recipe is taken. A relative dataset is looked for beside the file. Throws
+// Error naming file and key for an unknown key (with the nearest) and a value of the wrong type.
+Recipe read_recipe(const std::filesystem::path& file);
 
 }  // namespace nibble

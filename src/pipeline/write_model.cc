@@ -55,11 +55,18 @@ class Run {
     writer_.plan();
   }
 
-  WrittenModel write(const std::string& stage, const MakeLayer& make_layer) {
+  WrittenModel write(const std::string& stage, const LayerSource& layers) {
     stage_ = stage;
-    for (const PlannedTensor& tensor : output_.tensors) write_tensor(tensor);
+    for (const PlannedTensor& tensor : output_.tensors) {
+      if (!tensor.follows_block) write_tensor(tensor);
+    }
     for (const PlannedModule& module : output_.modules) {
-      if (module.target.scheme) write_layer(module, make_layer(module));
+      if (!module.target.scheme) continue;
+      write_layer(module, layers.make(module));
+      if (layers.take_rewritten) write_rewritten(layers.take_rewritten());
+    }
+    for (const PlannedTensor& tensor : output_.tensors) {
+      if (tensor.follows_block && !hashes_.contains(tensor.written.name)) write_tensor(tensor);
     }
     write_side_files();
     verify();
@@ -83,6 +90,14 @@ class Run {
     }
     output_.source.release(planned.source);
     report(byte_count(planned.written.dtype, planned.written.shape), planned.written.name);
+  }
+
+  void write_rewritten(const std::vector<NamedTensor>& tensors) {
+    for (const NamedTensor& rewritten : tensors) {
+      hashes_[rewritten.name] = hash_of(rewritten.tensor.bytes());
+      writer_.write(rewritten.name, rewritten.tensor.bytes());
+      report(static_cast<int64_t>(rewritten.tensor.bytes().size()), rewritten.name);
+    }
   }
 
   void write_layer(const PlannedModule& module, const QuantizedLinear& q) {
@@ -189,9 +204,9 @@ std::vector<FormatModule> format_modules(const std::vector<PlannedModule>& modul
 }
 
 WrittenModel write_model(const ModelOutput& output, const OutputOptions& options,
-                         const std::string& stage, const MakeLayer& make_layer,
+                         const std::string& stage, const LayerSource& layers,
                          const Progress& progress) {
-  return Run(output, options, progress).write(stage, make_layer);
+  return Run(output, options, progress).write(stage, layers);
 }
 
 }  // namespace nibble

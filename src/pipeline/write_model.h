@@ -23,7 +23,13 @@ struct ModelOutput {
   Json manifest;  // nibble.json
 };
 
-using MakeLayer = std::function<QuantizedLinear(const PlannedModule&)>;
+// What is not copied from the source.
+struct LayerSource {
+  std::function<QuantizedLinear(const PlannedModule&)> make;  // in the order of the modules
+  // Tensors that follow their block and were changed by the layers made so far, each once, with the
+  // dtype and shape as planned. Null: none are.
+  std::function<std::vector<NamedTensor>()> take_rewritten = {};
+};
 
 struct WrittenModel {
   int64_t bytes = 0;    // of all files
@@ -32,7 +38,7 @@ struct WrittenModel {
 
 // Throws Error; nothing is left under the output's name then.
 WrittenModel write_model(const ModelOutput& output, const OutputOptions& options,
-                         const std::string& stage, const MakeLayer& make_layer,
+                         const std::string& stage, const LayerSource& layers,
                          const Progress& progress);
 
 // The modules as formats see them.

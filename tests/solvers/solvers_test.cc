@@ -1,9 +1,10 @@
+#include "quantizers/solvers/solvers.h"
+
 #include <gtest/gtest.h>
 
 #include <set>
 #include <string>
 
-#include "quantizers/solvers/solver.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
@@ -19,15 +20,19 @@ TEST(Solvers, EveryRowRoundsALayerTheSameTwice) {
   for (int64_t i = 0; i < W.size(); ++i) {
     W.data()[i] = static_cast<float>((i * 37) % 101 - 50) / 64.F;
   }
+  const Matrix H = Matrix::Identity(96, 96);
+  const Factorization factorization = factorize_for_gptq(H, {}, "layer");
   for (const Solver& row : solvers()) {
     EXPECT_TRUE(names.emplace(row.name).second) << row.name;
     EXPECT_FALSE(row.summary.empty());
     EXPECT_FALSE(row.source.empty());
     const LinearProblem problem = {
         .W = W, .scheme = integer_scheme(4, 32, false, Dtype::kF16), .where = "layer"};
-    const SolverResult first = row.solve(problem);
+    const LayerInputs inputs = {.H = &H, .factorization = &factorization};
+    const SolverResult first = row.solve(problem, inputs, {}).result;
     EXPECT_NO_THROW(check(first.q, "layer"));
-    EXPECT_EQ(fingerprint(first.q), fingerprint(row.solve(problem).q)) << row.name;
+    EXPECT_EQ(fingerprint(first.q), fingerprint(row.solve(problem, inputs, {}).result.q))
+        << row.name;
     // Uniform weights in +-0.8, step 0.8 * 2 / 15: an error of step / sqrt(12) over 0.8 / sqrt(3).
     EXPECT_LT(first.weight_error, 1.2 / 15.) << row.name;
     EXPECT_GT(first.weight_error, 0.) << row.name;

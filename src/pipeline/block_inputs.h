@@ -1,0 +1,57 @@
+// BlockInputs: where the statistics of the inputs of a block's linear layers come from: a running
+// model (src/pipeline/fold.h) or a file of `nibble calibrate` (src/pipeline/saved_statistics.h).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "calibration/stats.h"
+#include "src/model/layout.h"
+#include "src/model/model.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/tensor/matrix.h"
+
+namespace nibble {
+
+// What the transforms of a block do to it: W' = rows * W * columns, element by element, and the
+// same for its statistics. Names and groups that are not there are as they were.
+struct BlockRescaling {
+  std::map<std::string, Vector> columns;  // by module, [K]
+  std::map<std::string, Vector> rows;     // by module, [N]; of its bias too
+  std::map<InputGroup, Vector> inputs;    // [K], the group's inputs are divided by them
+  std::optional<NormWeights> attention_norm;
+  std::optional<NormWeights> mlp_norm;
+
+  bool empty() const { return inputs.empty(); }
+  void apply_to(const std::string& module, Matrix& W) const;
+};
+
+// Sums over the same tokens, X what a layer sees in the quantized model, X0 in the original one.
+struct InputSample {
+  InputStatistics inputs;  // of X
+  Matrix drift;            // (X0 - X)'X / T [K, K]; empty: not known, or no correction is asked for
+  Matrix residual;         // (R0 - R)'X / T [hidden, K], R the stream that outputs are added to
+};
+
+struct GroupInputs {
+  InputSample fitted;    // what codes are chosen by
+  InputSample held_out;  // windows kept out of it, to judge by; no tokens: none were
+};
+
+// enter* in order, and in a block: collect, rescale, replace.
+class BlockInputs {
+ public:
+  virtual ~BlockInputs() = default;
+
+  // Leaves the block before, if any.
+  virtual void enter(int64_t block) = 0;
+  virtual GroupInputs collect(InputGroup group) = 0;
+  // From now on the block's layers and their inputs are rescaled ones.
+  virtual void rescale(const BlockRescaling& rescaling) = 0;
+  // A layer of the block as it was quantized.
+  virtual void replace(const LinearModule& module, const QuantizedLinear& q) = 0;
+};
+
+}  // namespace nibble

@@ -1,0 +1,98 @@
+#include "src/pipeline/layer_scheme.h"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kDefaultBits = 4;
+constexpr int64_t kDefaultGroup = 128;
+
+int64_t checked_group(int64_t group_size) {
+  if (group_size == -1) return kAll;
+  if (group_size >= 1) return group_size;
+  throw Error("group size", std::to_string(group_size) + " is none",
+              "a number of columns, or -1 for the whole row");
+}
+
+void refuse_double_quant(const SchemeChoice& choice, const std::string& scheme) {
+  if (!choice.double_quant.value_or(false)) return;
+  throw Error("double quantization", "scheme " + scheme + " has none");
+}
+
+// "w4a16" -> 4; 0 for other names.
+int weight_only_bits(std::string_view name) {
+  const bool matches = name.size() == 5 && name[0] == 'w' && name.substr(2) == "a16";
+  return matches ? name[1] - '0' : 0;
+}
+
+std::string weight_only_name(int bits) { return "w" + std::to_string(bits) + "a16"; }
+
+Scheme make_integers(const SchemeChoice& choice, Dtype scale_type) {
+  refuse_double_quant(choice, choice.name);
+  return integer_scheme(weight_only_bits(choice.name),
+                        checked_group(choice.group_size.value_or(kDefaultGroup)),
+                        choice.symmetric.value_or(false), scale_type);
+}
+
+constexpr std::array<NamedScheme, 7> kSchemes = {{
+    {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
+    {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
+    {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
+    {"w5a16", "integers of 5 bits in groups", "nibble", make_integers},
+    {"w6a16", "integers of 6 bits in groups", "nibble", make_integers},
+    {"w7a16", "integers of 7 bits in groups", "nibble", make_integers},
+    {"w8a16", "integers of 8 bits in groups", "compressed-tensors", make_integers},
+}};
+
+}  // namespace
+
+SchemeChoice SchemeChoice::over(const SchemeChoice& rest) const {
+  const auto first = [](const auto& a, const auto& b) { return a ? a : b; };
+  SchemeChoice both = *this;
+  if (both.name.empty()) {
+    const bool weight_only = rest.name.empty() || weight_only_bits(rest.name) != 0;
+    both.name = bits && weight_only ? weight_only_name(*bits) : rest.name;
+  }
+  const bool same_kind = both.name == rest.name || rest.name.empty() ||
+                         (weight_only_bits(both.name) != 0 && weight_only_bits(rest.name) != 0);
+  if (!same_kind) return both;
+  both.bits = both.name == rest.name ? first(bits, rest.bits) : bits;
+  both.group_size = first(group_size, rest.group_size);
+  both.symmetric = first(symmetric, rest.symmetric);
+  both.double_quant = first(double_quant, rest.double_quant);
+  return both;
+}
+
+std::span<const NamedScheme> named_schemes() { return kSchemes; }
+
+const NamedScheme& named_scheme(const SchemeChoice& choice) {
+  const std::string name =
+      choice.name.empty() ? weight_only_name(choice.bits.value_or(kDefaultBits)) : choice.name;
+  std::vector<std::string> known;
+  for (const NamedScheme& row : kSchemes) {
+    if (row.name == name) return row;
+    known.emplace_back(row.name);
+  }
+  const std::string nearest = nearest_name(name, known);
+  throw Error("scheme", "unknown scheme '" + name + "'",
+              nearest.empty() ? "see 'nibble list schemes'" : "did you mean '" + nearest + "'?");
+}
+
+Scheme make_scheme(const SchemeChoice& choice, Dtype scale_type) {
+  const NamedScheme& row = named_scheme(choice);
+  SchemeChoice named = choice;
+  named.name = row.name;
+  const int bits = weight_only_bits(row.name);
+  if (bits != 0 && choice.bits.value_or(bits) != bits) {
+    throw Error("scheme", std::string(row.name) + " with " + std::to_string(*choice.bits) + " bits",
+                "leave out one of the two");
+  }
+  return row.make(named, scale_type);
+}
+
+}  // namespace nibble

@@ -1,0 +1,264 @@
+#include "src/pipeline/make_layers.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "calibration/windows.h"
+#include "kernels/factorize.h"
+#include "kernels/hessian.h"
+#include "quantizers/solvers/correct_past.h"
+#include "quantizers/solvers/layer_error.h"
+#include "quantizers/solvers/solvers.h"
+#include "src/model/model.h"
+#include "src/model/tokenizer.h"
+#include "src/pipeline/block_inputs.h"
+#include "src/pipeline/fold.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void add_note(std::string& notes, const std::string& note) {
+  notes += (notes.empty() ? "" : "; ") + note;
+}
+
+CalibrationWindows read_windows(const Plan& plan, std::vector<std::string>& warnings) {
+  const Config& config = plan.layout.config;
+  CalibrationOptions options = plan.recipe.calibration;
+  options.seq_len = std::min(options.seq_len, config.context);
+  const bool is_text = !dataset_is_ids(options.dataset);
+  std::optional<Tokenizer> tokenizer;
+  if (is_text) tokenizer = Tokenizer::open(plan.checkpoint->folder());
+  CalibrationWindows windows =
+      calibration_windows(options, is_text ? &*tokenizer : nullptr, config.vocabulary_size);
+  warnings.insert(warnings.end(), windows.notes.begin(), windows.notes.end());
+  return windows;
+}
+
+// The guard is worth its windows where methods may lose: at 3 bits and fewer.
+constexpr int kGuardedBits = 3;
+
+bool guards(const Recipe& recipe, const Plan& plan) {
+  if (recipe.guard) return *recipe.guard;
+  return std::any_of(plan.modules.begin(), plan.modules.end(), [](const PlannedModule& m) {
+    return m.target.scheme && m.target.scheme->grid.bits <= kGuardedBits;
+  });
+}
+
+// sum of a * b, in double.
+double inner_product(ConstMatrixRef a, ConstMatrixRef b) {
+  double sum = 0;
+  for (int64_t row = 0; row < a.rows(); ++row) {
+    sum += a.row(row).cast<double>().dot(b.row(row).cast<double>());
+  }
+  return sum;
+}
+
+// How far a layer is from the original's output on a sample: with E = W - Q,
+//   |W X0 + R0 - (Q X + R)|^2 / T = tr(E H E') + 2 <E, W drift + residual> + what no Q changes.
+class Judge {
+ public:
+  Judge(const Matrix& W, const InputSample& sample) : W_(W), sample_(sample) {
+    if (sample.drift.size() == 0) return;
+    shift_ = W * sample.drift;
+    if (sample.residual.size() != 0) shift_ += sample.residual;
+  }
+
+  double loss(const QuantizedLinear& q) const {
+    const Matrix E = W_ - dequantize(q);
+    const double coupled = shift_.size() == 0 ? 0. : 2. * inner_product(E, shift_);
+    return quadratic_form(E, sample_.inputs.H) + coupled;
+  }
+
+ private:
+  const Matrix& W_;
+  const InputSample& sample_;
+  Matrix shift_;  // [N, K] W drift + residual
+};
+
+}  // namespace
+
+class LayerMaker::State {
+ public:
+  State(const Plan& plan, QuantizeReport& report) : plan_(plan), report_(report) {
+    options_.gptq = plan.recipe.gptq;
+    if (!plan.recipe.is_calibrated()) return;
+    guard_ = guards(plan.recipe, plan);
+    open_inputs();
+  }
+
+  QuantizedLinear make(const PlannedModule& module) {
+    ModuleReport row;
+    row.name = module.target.name;
+    row.N = module.target.N;
+    row.K = module.target.K;
+    row.scheme = describe(*module.target.scheme);
+    row.solver = module.solver->name;
+    Matrix W = load_weight(*plan_.checkpoint, plan_.layout, module.module);
+    if (!module.module.weight.empty()) plan_.checkpoint->release(module.module.weight);
+    const bool has_inputs = inputs_ != nullptr && module.module.block >= 0;
+    QuantizedLinear q = has_inputs ? make_calibrated(module, W, row) : make_alone(module, W, row);
+    report_.modules.push_back(std::move(row));
+    return q;
+  }
+
+  std::vector<NamedTensor> take_rewritten() { return std::exchange(rewritten_, {}); }
+
+ private:
+  // One input group of the block, as its layers are solved.
+  struct Group {
+    InputGroup group;
+    GroupInputs inputs;
+    std::optional<Factorization> factorization;
+    int64_t layers = 0;  // that are quantized
+  };
+
+  void open_inputs() {
+    model_.emplace(plan_.checkpoint);
+    const FoldOptions options{.keep_original = plan_.recipe.correct_past > 0,
+                              .true_sequential = plan_.recipe.true_sequential,
+                              .hold_out = guard_};
+    inputs_ = std::make_unique<Fold>(*model_, read_windows(plan_, report_.warnings), options);
+  }
+
+  QuantizedLinear make_alone(const PlannedModule& module, const Matrix& W, ModuleReport& row) {
+    const auto start = Clock::now();
+    SolvedLayer solved = solve(module, W, {});
+    row.seconds = seconds_since(start);
+    describe_solution(solved, row);
+    row.weight_error = solved.result.weight_error;
+    return std::move(solved.result.q);
+  }
+
+  QuantizedLinear make_calibrated(const PlannedModule& module, Matrix& W, ModuleReport& row) {
+    enter(module.module);
+    rescaling_.apply_to(module.module.name, W);
+    Group& group = group_of(module);
+    const auto start = Clock::now();
+    const Matrix target = corrected(W, group, module.target.name);
+    SolvedLayer solved = solve(module, target, layer_inputs(group));
+    if (guard_) guard(module, W, group, solved, row);
+    row.seconds = seconds_since(start);
+    if (group.factorization) {
+      row.seconds += group.factorization->seconds / static_cast<double>(group.layers);
+    }
+    describe_solution(solved, row);
+    QuantizedLinear& q = solved.result.q;
+    row.weight_error = weight_error(W, q);
+    row.output_error = output_error(W, group.inputs.fitted.inputs.H, q);
+    if (group.inputs.held_out.inputs.tokens > 0) {
+      row.held_out_error = output_error(W, group.inputs.held_out.inputs.H, q);
+    }
+    inputs_->replace(module.module, q);
+    return std::move(q);
+  }
+
+  void enter(const LinearModule& module) {
+    if (block_ == module.block) return;
+    inputs_->enter(module.block);
+    block_ = module.block;
+    group_.reset();
+    rescaling_ = {};
+  }
+
+  Group& group_of(const PlannedModule& module) {
+    if (group_ && group_->group == module.module.input) return *group_;
+    group_.emplace();
+    group_->group = module.module.input;
+    group_->inputs = inputs_->collect(module.module.input);
+    bool factorizes = plan_.recipe.correct_past > 0;
+    for (const PlannedModule& other : plan_.modules) {
+      if (other.module.block != block_ || other.module.input != group_->group) continue;
+      if (other.solver == nullptr) continue;
+      ++group_->layers;
+      factorizes = factorizes || other.solver->needs == Needs::kHessian;
+    }
+    if (factorizes) {
+      group_->factorization =
+          factorize_for_gptq(group_->inputs.fitted.inputs.H, options_.gptq, module.target.name);
+    }
+    return *group_;
+  }
+
+  static LayerInputs layer_inputs(const Group& group) {
+    return {.H = &group.inputs.fitted.inputs.H,
+            .factorization = group.factorization ? &*group.factorization : nullptr};
+  }
+
+  Matrix corrected(const Matrix& W, const Group& group, const std::string& where) const {
+    const InputSample& sample = group.inputs.fitted;
+    if (sample.drift.size() == 0 || plan_.recipe.correct_past == 0) return W;
+    const PastSums sums{.input = &sample.drift,
+                        .residual = sample.residual.size() == 0 ? nullptr : &sample.residual};
+    return correct_past(W, sums, *group.factorization, plan_.recipe.correct_past, where);
+  }
+
+  SolvedLayer solve(const PlannedModule& module, const Matrix& W, const LayerInputs& inputs) const {
+    const LinearProblem problem{
+        .W = W, .scheme = *module.target.scheme, .where = module.target.name};
+    SolverOptions options = options_;
+    const bool weight_only = !module.target.scheme->activations.has_value();
+    options.gptq.sweeps = plan_.recipe.sweeps.value_or(weight_only ? options.gptq.sweeps : 0);
+    return module.solver->solve(problem, inputs, options);
+  }
+
+  // Keeps round to nearest where it is nearer to the original on the held-out windows.
+  void guard(const PlannedModule& module, const Matrix& W, const Group& group, SolvedLayer& solved,
+             ModuleReport& row) const {
+    const Solver& rounding = solver("rtn");
+    if (module.solver == &rounding || group.inputs.held_out.inputs.tokens == 0) return;
+    const Judge judge(W, group.inputs.held_out);
+    const LinearProblem problem{
+        .W = W, .scheme = *module.target.scheme, .where = module.target.name};
+    SolvedLayer rounded = rounding.solve(problem, {}, options_);
+    if (judge.loss(rounded.result.q) >= judge.loss(solved.result.q)) return;
+    row.solver = rounding.name;
+    add_note(row.note, "round to nearest kept: better than " + std::string(module.solver->name) +
+                           " on held-out windows");
+    solved = std::move(rounded);
+  }
+
+  static void describe_solution(const SolvedLayer& solved, ModuleReport& row) {
+    row.damping = solved.damping;
+    if (solved.result.rounding.raised_to_smallest > 0) {
+      add_note(row.note, std::to_string(solved.result.rounding.raised_to_smallest) +
+                             " scales raised to the smallest positive value of their type");
+    }
+    if (solved.escalations > 0) {
+      add_note(row.note, "damping raised " + std::to_string(solved.escalations) + " times");
+    }
+    if (solved.dead_columns > 0) {
+      add_note(row.note, std::to_string(solved.dead_columns) + " inputs are always zero");
+    }
+  }
+
+  const Plan& plan_;
+  QuantizeReport& report_;
+  SolverOptions options_;
+  bool guard_ = false;
+  std::optional<Model> model_;
+  std::unique_ptr<BlockInputs> inputs_;
+  int64_t block_ = -1;
+  BlockRescaling rescaling_;
+  std::optional<Group> group_;
+  std::vector<NamedTensor> rewritten_;
+};
+
+LayerMaker::LayerMaker(const Plan& plan, QuantizeReport& report)
+    : state_(std::make_unique<State>(plan, report)) {}
+LayerMaker::~LayerMaker() = default;
+
+QuantizedLinear LayerMaker::make(const PlannedModule& module) { return state_->make(module); }
+
+std::vector<NamedTensor> LayerMaker::take_rewritten() { return state_->take_rewritten(); }
+
+}  // namespace nibble
