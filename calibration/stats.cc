@@ -32,6 +32,15 @@ InputStatistics InputSums::finish() && {
   return statistics;
 }
 
+void merge(InputStatistics& statistics, const InputStatistics& others) {
+  const double total = static_cast<double>(statistics.tokens + others.tokens);
+  const auto share = static_cast<float>(static_cast<double>(others.tokens) / total);
+  statistics.H += share * (others.H - statistics.H);
+  statistics.mean_absolute += share * (others.mean_absolute - statistics.mean_absolute);
+  statistics.largest = statistics.largest.cwiseMax(others.largest);
+  statistics.tokens += others.tokens;
+}
+
 void divide_inputs(InputStatistics& statistics, const Vector& scales) {
   const Vector inverse = scales.cwiseInverse();
   statistics.H = inverse.asDiagonal() * statistics.H * inverse.asDiagonal();

@@ -33,6 +33,9 @@ class InputSums {
   ColumnSums columns_;
 };
 
+// The statistics of the tokens of both.
+void merge(InputStatistics& statistics, const InputStatistics& others);
+
 // The same inputs divided by `scales` [K], column by column: what a layer sees whose weights were
 // multiplied by them.
 void divide_inputs(InputStatistics& statistics, const Vector& scales);

@@ -27,6 +27,7 @@ struct Command {
 std::span<const Command> commands();
 
 void declare_quantize(CLI::App& command, CommandLine& line);
+void declare_calibrate(CLI::App& command, CommandLine& line);
 void declare_evaluate(CLI::App& command, CommandLine& line);
 void declare_export(CLI::App& command, CommandLine& line);
 void declare_inspect(CLI::App& command, CommandLine& line);

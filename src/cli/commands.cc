@@ -5,14 +5,15 @@
 namespace nibble {
 namespace {
 
-constexpr std::array<Command, 6> kCommands = {{
+constexpr std::array<Command, 7> kCommands = {{
     {"quantize", "quantize a checkpoint", declare_quantize},
+    {"calibrate", "run a dataset through a model once, keep the statistics", declare_calibrate},
     {"evaluate", "perplexity; with a reference also KL divergence and agreement", declare_evaluate},
     {"export", "repack the same codes into another format, or say why that is not exact",
      declare_export},
     {"inspect", "what is in a checkpoint", declare_inspect},
     {"generate", "continue a prompt", declare_generate},
-    {"list", "methods, solvers, formats, architectures", declare_list},
+    {"list", "methods, solvers, schemes, formats, architectures", declare_list},
 }};
 
 }  // namespace

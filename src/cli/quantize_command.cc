@@ -7,6 +7,7 @@
 
 #include "formats/checkpoint.h"
 #include "src/cli/arguments.h"
+#include "src/cli/calibration_options.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
 #include "src/pipeline/method.h"
@@ -49,6 +50,7 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
   json["format"] = plan.format->name;
   json["method"] = plan.recipe.method;
   json["recipe"] = to_json(plan.recipe);
+  json["calibration"] = report.calibration;
   json["bits_per_weight"] = plan.bits_per_weight;
   json["bytes_in"] = plan.bytes_in;
   json["bytes_out"] = report.bytes_out;
@@ -109,6 +111,13 @@ int run(const Typed& typed, const CommandLine& line) {
   return kDone;
 }
 
+// A flag and its opposite, "--x,!--no-x", or neither.
+void add_switch(CLI::App& command, const std::string& names, std::optional<bool>& value,
+                const std::string& help) {
+  command.add_flag_function(
+      names, [&value](int64_t count) { value = count > 0; }, help);
+}
+
 // The recipe file is read when its option is parsed, which is declared first: the options after it
 // change what it says.
 void declare_recipe(CLI::App& command, Typed& typed) {
@@ -120,22 +129,9 @@ void declare_recipe(CLI::App& command, Typed& typed) {
 }
 
 void declare_calibration(CLI::App& command, Typed& typed) {
-  CalibrationOptions& calibration = typed.recipe.calibration;
-  command.add_option("-d,--dataset", calibration.dataset,
-                     "calibration text (.txt .raw .jsonl .json, .gz) or ids (.npy .bin)");
-  command.add_option("--samples", calibration.samples, "calibration windows")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command.add_option("--seq-len", calibration.seq_len, "tokens per window, at most the context")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command.add_option("--seed", calibration.seed, "of the order of documents")
-      ->capture_default_str();
-  command.add_flag("!--no-pack", calibration.pack,
-                   "one document per window instead of joining them");
-  command.add_option("--text-key", calibration.dataset_options.text_key, "key of the text in JSON")
-      ->capture_default_str();
-  command.add_option("--ids-dtype", typed.ids_dtype, "integer type of .bin")->capture_default_str();
+  declare_windows(command, typed.recipe.calibration, typed.ids_dtype);
+  command.add_option("--stats", typed.recipe.statistics,
+                     "statistics of 'nibble calibrate' instead of a dataset");
   command
       .add_option("--correct-past", typed.recipe.correct_past,
                   "share of the quantized past's error to make good")
@@ -143,9 +139,9 @@ void declare_calibration(CLI::App& command, Typed& typed) {
       ->capture_default_str();
   command.add_flag("--true-sequential,!--no-true-sequential", typed.recipe.true_sequential,
                    "statistics again after each group of layers of a block");
-  command.add_flag("--guard,!--no-guard", typed.recipe.guard,
-                   "keep round to nearest where it is better on every 8th window, which is kept "
-                   "out (default: at 3 bits and fewer)");
+  add_switch(command, "--guard,!--no-guard", typed.recipe.guard,
+             "keep round to nearest where it is better on every 8th window, which is kept "
+             "out (default: at 3 bits and fewer)");
 }
 
 void declare_gptq(CLI::App& command, Typed& typed) {
@@ -177,10 +173,10 @@ void declare_layers(CLI::App& command, Typed& typed) {
       ->check(CLI::Range(2, 8));
   command.add_option("-g,--group-size", scheme.group_size,
                      "columns that share a scale; -1: the whole row (default: 128)");
-  command.add_flag("--symmetric,!--asymmetric", scheme.symmetric,
-                   "no zero points (default: asymmetric)");
+  add_switch(command, "--symmetric,!--asymmetric", scheme.symmetric,
+             "no zero points (default: asymmetric)");
   command.add_option("--scheme", scheme.name, "see 'nibble list schemes', instead of --bits");
-  command.add_flag("--double-quant", scheme.double_quant, "scales are quantized too");
+  add_switch(command, "--double-quant", scheme.double_quant, "scales are quantized too");
   command
       .add_option("--include", recipe.include, "only linear layers whose name matches this regex")
       ->allow_extra_args(false);

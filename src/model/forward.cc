@@ -176,7 +176,7 @@ void Model::forward(const Block& block, const Batch& batch, Matrix& x) const {
   }
 }
 
-void Model::observe(const Block& block, const Batch& batch, const Matrix& x, InputGroup group,
+void Model::observe(const Block& block, const Batch& batch, const Matrix& x, InputGroup last,
                     const SeeInputs& see) const {
   assert(x.rows() == batch.windows * batch.window);
   const Projections projections(config());
@@ -189,29 +189,23 @@ void Model::observe(const Block& block, const Batch& batch, const Matrix& x, Inp
     const int64_t T = windows * batch.window;
     Matrix tokens = x.middleRows(first_row, T);
     Matrix normed(T, x.cols());
-    if (group == InputGroup::kAttention) {
-      pass.norm_attention(tokens, normed);
-      see(normed, tokens, first_row);
-      continue;
-    }
+    pass.norm_attention(tokens, normed);
+    see(InputGroup::kAttention, normed, tokens, first_row);
+    if (last == InputGroup::kAttention) continue;
     auto qkv = workspace_->take(Workspace::kProjections, T, projections.columns());
     pass.project(tokens, batch.window, qkv);
     auto attended = workspace_->take(Workspace::kAttended, T, projections.queries);
     attention(attention_shape(config(), windows), qkv.leftCols(projections.queries),
               qkv.middleCols(projections.queries, projections.keys),
               qkv.rightCols(projections.keys), *workspace_, attended);
-    if (group == InputGroup::kAttentionOutput) {
-      see(attended, tokens, first_row);
-      continue;
-    }
+    see(InputGroup::kAttentionOutput, attended, tokens, first_row);
+    if (last == InputGroup::kAttentionOutput) continue;
     pass.add_attention(attended, tokens, normed);
-    if (group == InputGroup::kMlp) {
-      see(normed, tokens, first_row);
-      continue;
-    }
+    see(InputGroup::kMlp, normed, tokens, first_row);
+    if (last == InputGroup::kMlp) continue;
     Matrix inputs(T, config().intermediate_size);
     pass.activate(normed, inputs);
-    see(inputs, tokens, first_row);
+    see(InputGroup::kMlpDown, inputs, tokens, first_row);
   }
 }
 

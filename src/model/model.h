@@ -73,12 +73,12 @@ class Model {
   Block load_block(int64_t index) const;
   // x [T, hidden_size] -> the next block's input, in place.
   void forward(const Block& block, const Batch& batch, Matrix& x) const;
-  // What the linear layers of `group` see in this block: see(X [T, K], residual [T, hidden_size],
-  // first row of x), for some windows at a time, in order. residual is the stream that the group's
-  // outputs are added to (attention output, MLP down) or normed from. The block runs only as far as
-  // that group; x stays as it is.
-  using SeeInputs = std::function<void(ConstMatrixRef, ConstMatrixRef, int64_t)>;
-  void observe(const Block& block, const Batch& batch, const Matrix& x, InputGroup group,
+  // What the linear layers of every group see in this block, up to `last` in the order of the
+  // forward pass: see(group, X [T, K], residual [T, hidden_size], first row of x), for some windows
+  // at a time, in order. residual is the stream that the group's outputs are added to (attention
+  // output, MLP down) or normed from. x stays as it is.
+  using SeeInputs = std::function<void(InputGroup, ConstMatrixRef, ConstMatrixRef, int64_t)>;
+  void observe(const Block& block, const Batch& batch, const Matrix& x, InputGroup last,
                const SeeInputs& see) const;
   // One sequence continued: x [tokens, hidden_size] are the tokens after those in the cache.
   void forward(const Block& block, KeyValueCache& cache, Matrix& x) const;

@@ -2,18 +2,29 @@
 // model (src/pipeline/fold.h) or a file of `nibble calibrate` (src/pipeline/saved_statistics.h).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "calibration/stats.h"
+#include "src/model/config.h"
 #include "src/model/layout.h"
 #include "src/model/model.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
+
+// The input groups of a block, in the order of the forward pass.
+inline constexpr std::array kBlockGroups = {InputGroup::kAttention, InputGroup::kAttentionOutput,
+                                            InputGroup::kMlp, InputGroup::kMlpDown};
+// "attention", "attention_output", "mlp", "mlp_down".
+std::string_view input_group_name(InputGroup group);
+// K, the inputs of the group's layers.
+int64_t input_width(const Config& config, InputGroup group);
 
 // What the transforms of a block do to it: W' = rows * W * columns, element by element, and the
 // same for its statistics. Names and groups that are not there are as they were.

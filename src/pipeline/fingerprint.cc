@@ -3,6 +3,8 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <string>
 
 namespace nibble {
 namespace {
@@ -41,6 +43,24 @@ Hash128 hash_of(const QuantizedLinear& q) {
   }
   if (groups_are_in_order(q)) canonical.group_of_column.clear();
   return fingerprint(canonical);
+}
+
+Hash128 hash_of(const Checkpoint& checkpoint) {
+  std::string text = checkpoint.config().dump();
+  for (const auto& [name, stored] : checkpoint.tensors()) {
+    text += '\n' + name + ' ' + std::string(dtype_name(stored.info.dtype));
+    for (const int64_t extent : stored.info.shape) text += ' ' + std::to_string(extent);
+    text += ' ' + to_text(hash_of(checkpoint.tensor(name).bytes()));
+    checkpoint.release(name);
+  }
+  return hash_of(std::as_bytes(std::span(text)));
+}
+
+std::string to_text(const Hash128& hash) {
+  std::array<char, 33> digits{};
+  std::snprintf(digits.data(), digits.size(), "%016llx%016llx",
+                static_cast<unsigned long long>(hash[1]), static_cast<unsigned long long>(hash[0]));
+  return digits.data();
 }
 
 }  // namespace nibble

@@ -7,6 +7,7 @@
 
 #include "kernels/hessian.h"
 #include "kernels/matmul.h"
+#include "src/pipeline/held_out.h"
 #include "src/tensor/error.h"
 
 namespace nibble {
@@ -14,23 +15,9 @@ namespace {
 
 // Tokens whose inputs are in memory together, twice.
 constexpr int64_t kChunkTokens = 4096;
-constexpr int64_t kHeldOutEvery = 8;  // windows
-
-bool is_held_out(int64_t window) { return window % kHeldOutEvery == kHeldOutEvery - 1; }
 
 bool adds_to_residual(InputGroup group) {
   return group == InputGroup::kAttentionOutput || group == InputGroup::kMlpDown;
-}
-
-int64_t inputs_of(const Config& config, InputGroup group) {
-  switch (group) {
-    case InputGroup::kAttentionOutput:
-      return config.heads * config.head_size;
-    case InputGroup::kMlpDown:
-      return config.intermediate_size;
-    default:
-      return config.hidden_size;
-  }
 }
 
 Linear& linear_of(Block& block, const LinearModule& module) {
@@ -70,7 +57,8 @@ Seen see(const Model& model, const Block& block, const Batch& batch, const Matri
          InputGroup group) {
   Seen seen;
   model.observe(block, batch, x, group,
-                [&](ConstMatrixRef X, ConstMatrixRef residual, int64_t first) {
+                [&](InputGroup at, ConstMatrixRef X, ConstMatrixRef residual, int64_t first) {
+                  if (at != group) return;
                   if (seen.X.size() == 0) {
                     seen.X.resize(x.rows(), X.cols());
                     seen.residual.resize(x.rows(), residual.cols());
@@ -166,7 +154,7 @@ void Fold::leave() {
 }
 
 GroupInputs Fold::collect(InputGroup group) {
-  const int64_t K = inputs_of(model_.config(), group);
+  const int64_t K = input_width(model_.config(), group);
   const int64_t hidden = adds_to_residual(group) ? x_.cols() : 0;
   const bool with_original = x0_.size() != 0;
   const std::string where = "block " + std::to_string(block_index_);
@@ -182,16 +170,12 @@ GroupInputs Fold::collect(InputGroup group) {
     const Seen now = see(model_, quantized_, part, x_.middleRows(row, rows), group);
     std::optional<Seen> before;
     if (with_original) before = see(model_, original_, part, x0_.middleRows(row, rows), group);
-    // Runs of windows that go to the same sums.
-    for (int64_t begin = 0; begin < part.windows;) {
-      const bool kept_out = held_out && is_held_out(first + begin);
-      int64_t end = begin + 1;
-      while (end < part.windows && (held_out && is_held_out(first + end)) == kept_out) ++end;
-      (kept_out ? *held_out : fitted)
-          .add(now, before ? &*before : nullptr, begin * part.window, (end - begin) * part.window,
-               where);
-      begin = end;
-    }
+    for_window_runs(first, first + part.windows, options_.hold_out,
+                    [&](int64_t begin, int64_t end, bool kept_out) {
+                      (kept_out ? *held_out : fitted)
+                          .add(now, before ? &*before : nullptr, (begin - first) * part.window,
+                               (end - begin) * part.window, where);
+                    });
   }
   GroupInputs inputs{.fitted = std::move(fitted).finish(), .held_out = {}};
   if (held_out) inputs.held_out = std::move(*held_out).finish();

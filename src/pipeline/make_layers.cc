@@ -13,9 +13,11 @@
 #include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/solvers.h"
 #include "src/model/model.h"
-#include "src/model/tokenizer.h"
 #include "src/pipeline/block_inputs.h"
+#include "src/pipeline/calibrate.h"
 #include "src/pipeline/fold.h"
+#include "src/pipeline/held_out.h"
+#include "src/pipeline/saved_statistics.h"
 #include "src/tensor/error.h"
 
 namespace nibble {
@@ -29,19 +31,6 @@ double seconds_since(Clock::time_point start) {
 
 void add_note(std::string& notes, const std::string& note) {
   notes += (notes.empty() ? "" : "; ") + note;
-}
-
-CalibrationWindows read_windows(const Plan& plan, std::vector<std::string>& warnings) {
-  const Config& config = plan.layout.config;
-  CalibrationOptions options = plan.recipe.calibration;
-  options.seq_len = std::min(options.seq_len, config.context);
-  const bool is_text = !dataset_is_ids(options.dataset);
-  std::optional<Tokenizer> tokenizer;
-  if (is_text) tokenizer = Tokenizer::open(plan.checkpoint->folder());
-  CalibrationWindows windows =
-      calibration_windows(options, is_text ? &*tokenizer : nullptr, config.vocabulary_size);
-  warnings.insert(warnings.end(), windows.notes.begin(), windows.notes.end());
-  return windows;
 }
 
 // The guard is worth its windows where methods may lose: at 3 bits and fewer.
@@ -123,11 +112,51 @@ class LayerMaker::State {
   };
 
   void open_inputs() {
-    model_.emplace(plan_.checkpoint);
-    const FoldOptions options{.keep_original = plan_.recipe.correct_past > 0,
-                              .true_sequential = plan_.recipe.true_sequential,
-                              .hold_out = guard_};
-    inputs_ = std::make_unique<Fold>(*model_, read_windows(plan_, report_.warnings), options);
+    const Recipe& recipe = plan_.recipe;
+    if (recipe.statistics.empty()) {
+      CalibrationWindows windows =
+          read_windows(*plan_.checkpoint, plan_.layout.config, recipe.calibration);
+      add_warnings(windows.notes);
+      report_.calibration = {{"past", "quantized"},
+                             {"dataset", dataset_fingerprint(windows)},
+                             {"windows", windows.windows},
+                             {"seq_len", windows.seq_len},
+                             {"held_out", guard_ ? held_out_windows(windows.windows) : 0}};
+      model_.emplace(plan_.checkpoint);
+      inputs_ = std::make_unique<Fold>(*model_, windows,
+                                       FoldOptions{.keep_original = recipe.correct_past > 0,
+                                                   .true_sequential = recipe.true_sequential,
+                                                   .hold_out = guard_});
+      return;
+    }
+    auto saved = std::make_unique<SavedStatistics>(recipe.statistics, *plan_.checkpoint,
+                                                   plan_.layout.config, guard_);
+    check_dataset(saved->origin());
+    if (guard_ && saved->origin().held_out == 0) {
+      guard_ = false;
+      add_warnings({"no guard: " + recipe.statistics.string() +
+                    " holds no held-out windows ('nibble calibrate --hold-out' keeps some)"});
+    }
+    report_.calibration = {{"past", "original"}, {"statistics", to_json(saved->origin())}};
+    inputs_ = std::move(saved);
+  }
+
+  // With statistics, a dataset is what they must have been made of.
+  void check_dataset(const StatisticsOrigin& origin) const {
+    const Recipe& recipe = plan_.recipe;
+    if (recipe.calibration.dataset.empty()) return;
+    const CalibrationWindows windows =
+        read_windows(*plan_.checkpoint, plan_.layout.config, recipe.calibration);
+    const std::string dataset = dataset_fingerprint(windows);
+    if (dataset == origin.dataset) return;
+    throw Error(recipe.statistics.string(),
+                "statistics of other windows: made of " + origin.dataset + ", " +
+                    recipe.calibration.dataset.string() + " with these options is " + dataset,
+                "leave out --dataset, or run 'nibble calibrate' again");
+  }
+
+  void add_warnings(const std::vector<std::string>& warnings) {
+    report_.warnings.insert(report_.warnings.end(), warnings.begin(), warnings.end());
   }
 
   QuantizedLinear make_alone(const PlannedModule& module, const Matrix& W, ModuleReport& row) {

@@ -263,9 +263,6 @@ void check_calibration(const Plan& plan) {
     throw Error(recipe.statistics.empty() ? "--dataset" : "--stats",
                 "method " + recipe.method + " uses no calibration", "leave it out");
   }
-  if (!recipe.statistics.empty() && !recipe.calibration.dataset.empty()) {
-    throw Error("--stats", "statistics and a dataset", "choose one of them");
-  }
 }
 
 // Each distinct caution of the format once, with the first module it is about.

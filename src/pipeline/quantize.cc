@@ -17,11 +17,12 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-Json manifest(const Plan& plan) {
+Json manifest(const Plan& plan, const QuantizeReport& report) {
   Json json;
   json["nibble"] = kVersion;
   json["format"] = plan.format->name;
   json["recipe"] = to_json(plan.recipe);
+  if (!report.calibration.is_null()) json["calibration"] = report.calibration;
   return json;
 }
 
@@ -40,7 +41,7 @@ QuantizeReport quantize(const Plan& plan, const OutputOptions& output, const Pro
       plan.tensors,
       output_config(plan.checkpoint->config(), *plan.format, format_modules(plan.modules),
                     plan.recipe.dtype, plan.unties_head),
-      manifest(plan)};
+      manifest(plan, report)};
   const WrittenModel written =
       write_model(model, output, "quantizing",
                   {.make = [&](const PlannedModule& module) { return layers.make(module); },

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/json.h"
 #include "src/pipeline/plan.h"
 #include "src/pipeline/progress.h"
 
@@ -35,6 +36,7 @@ struct ModuleReport {
 
 struct QuantizeReport {
   std::vector<ModuleReport> modules;
+  Json calibration;  // what the statistics are of; null without
   std::vector<std::string> warnings;
   int64_t bytes_out = 0;  // of all files
   int64_t peak_ram_bytes = 0;

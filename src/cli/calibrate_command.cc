@@ -1,0 +1,94 @@
+// nibble calibrate MODEL -d FILE -o STATS
+#include <algorithm>
+#include <memory>
+#include <string>
+
+#include "formats/checkpoint.h"
+#include "src/cli/arguments.h"
+#include "src/cli/calibration_options.h"
+#include "src/cli/command.h"
+#include "src/cli/output.h"
+#include "src/pipeline/calibrate.h"
+
+namespace nibble {
+namespace {
+
+// As typed.
+struct Typed {
+  std::string model;
+  CalibrateOptions options;
+  std::string ids_dtype = "u16";
+};
+
+Json to_json(const CalibrateReport& report, const std::string& output) {
+  Json json;
+  json["output"] = output;
+  json["origin"] = to_json(report.origin);
+  json["tokens"] = report.tokens;
+  json["bytes_out"] = report.bytes_out;
+  json["seconds"] = report.seconds;
+  json["peak_ram_bytes"] = report.peak_ram_bytes;
+  json["groups"] = Json::array();
+  for (const CalibrateReport::Group& group : report.groups) {
+    json["groups"].push_back({{"block", group.block},
+                              {"group", group.group},
+                              {"inputs", group.K},
+                              {"dead", group.dead},
+                              {"rank_poor", group.rank_poor}});
+  }
+  json["warnings"] = report.warnings;
+  return json;
+}
+
+void print_report(const CalibrateReport& report, const std::string& output) {
+  print("wrote " + output + ": " + format_bytes(report.bytes_out) + ", " +
+        std::to_string(report.groups.size()) + " input groups, " +
+        std::to_string(report.origin.windows) + " windows of " +
+        std::to_string(report.origin.seq_len) + " tokens, " +
+        std::to_string(report.origin.held_out) + " of them held out");
+  print(format_seconds(report.seconds) + ", peak memory " + format_bytes(report.peak_ram_bytes));
+  const auto poor = std::count_if(report.groups.begin(), report.groups.end(),
+                                  [](const auto& group) { return group.rank_poor; });
+  if (poor > 0) {
+    print(std::to_string(poor) +
+          " groups have fewer tokens than inputs: their Hessians are rank-poor, more windows help");
+  }
+  for (const CalibrateReport::Group& group : report.groups) {
+    if (group.dead == 0) continue;
+    print("block " + std::to_string(group.block) + ", " + group.group + ": " +
+          std::to_string(group.dead) + " of " + std::to_string(group.K) +
+          " inputs are always zero");
+  }
+}
+
+int run(const Typed& typed, const CommandLine& line) {
+  CalibrateOptions options = typed.options;
+  options.calibration.dataset_options.ids_dtype =
+      parse_integer_type(typed.ids_dtype, "--ids-dtype");
+  const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(typed.model));
+  const CalibrateReport report = calibrate(checkpoint, options, make_progress(line));
+  for (const std::string& warning : report.warnings) print_message("warning: " + warning);
+  if (line.json) {
+    print_json(to_json(report, options.output.string()));
+  } else {
+    print_report(report, options.output.string());
+  }
+  return kDone;
+}
+
+}  // namespace
+
+void declare_calibrate(CLI::App& command, CommandLine& line) {
+  auto typed = std::make_shared<Typed>();
+  CalibrateOptions& options = typed->options;
+  command.add_option("MODEL", typed->model, "model folder")->required();
+  command.add_option("-o,--output", options.output, "file to write (.safetensors)")->required();
+  declare_windows(command, options.calibration, typed->ids_dtype);
+  command.get_option("--dataset")->required();
+  command.add_flag("--hold-out", options.hold_out,
+                   "keep every 8th window apart, for the guard of quantize");
+  command.add_flag("--force", options.force, "replace an existing file");
+  line.run = [typed, &line] { return run(*typed, line); };
+}
+
+}  // namespace nibble

@@ -1,0 +1,123 @@
+#include "src/pipeline/calibrate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "calibration/dataset.h"
+#include "calibration/stats.h"
+#include "src/model/model.h"
+#include "src/model/tokenizer.h"
+#include "src/pipeline/held_out.h"
+#include "src/pipeline/memory_meter.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kChunkTokens = 4096;  // whose inputs are in memory together
+
+CalibrateReport::Group describe_group(int64_t block, InputGroup group,
+                                      const InputStatistics& statistics) {
+  const int64_t K = statistics.H.rows();
+  const int64_t dead = (statistics.H.diagonal().array() == 0.F).count();
+  return {.block = block,
+          .group = std::string(input_group_name(group)),
+          .K = K,
+          .dead = dead,
+          .rank_poor = statistics.tokens < K - dead};
+}
+
+// The inputs of one block, added up.
+class BlockSums {
+ public:
+  BlockSums(const Config& config, int64_t block, bool hold_out)
+      : where_("block " + std::to_string(block)), hold_out_(hold_out) {
+    for (const InputGroup group : kBlockGroups) {
+      fitted_.emplace(group, InputSums(input_width(config, group)));
+      if (hold_out) held_out_.emplace(group, InputSums(input_width(config, group)));
+    }
+  }
+
+  // Windows from `first_window` on, of `window` tokens.
+  void add(InputGroup group, ConstMatrixRef X, int64_t first_window, int64_t window) {
+    const int64_t last = first_window + X.rows() / window;
+    for_window_runs(first_window, last, hold_out_, [&](int64_t begin, int64_t end, bool kept_out) {
+      (kept_out ? held_out_ : fitted_)
+          .at(group)
+          .add(X.middleRows((begin - first_window) * window, (end - begin) * window), where_);
+    });
+  }
+
+  // Frees each group's sums when they are written.
+  void write(int64_t block, StatisticsWriter& writer, CalibrateReport& report) {
+    for (const InputGroup group : kBlockGroups) {
+      const InputStatistics statistics = std::move(fitted_.extract(group).mapped()).finish();
+      writer.write(block, group, false, statistics);
+      report.groups.push_back(describe_group(block, group, statistics));
+      if (!hold_out_) continue;
+      writer.write(block, group, true, std::move(held_out_.extract(group).mapped()).finish());
+    }
+  }
+
+ private:
+  std::string where_;
+  bool hold_out_;
+  std::map<InputGroup, InputSums> fitted_;
+  std::map<InputGroup, InputSums> held_out_;
+};
+
+}  // namespace
+
+CalibrationWindows read_windows(const Checkpoint& checkpoint, const Config& config,
+                                CalibrationOptions options) {
+  options.seq_len = std::min(options.seq_len, config.context);
+  std::optional<Tokenizer> tokenizer;
+  if (!dataset_is_ids(options.dataset)) tokenizer = Tokenizer::open(checkpoint.folder());
+  return calibration_windows(options, tokenizer ? &*tokenizer : nullptr, config.vocabulary_size);
+}
+
+CalibrateReport calibrate(std::shared_ptr<const Checkpoint> checkpoint,
+                          const CalibrateOptions& options, const Progress& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  MemoryMeter memory;
+  const Model model(checkpoint);
+  const CalibrationWindows windows = read_windows(*checkpoint, model.config(), options.calibration);
+  CalibrateReport report;
+  report.warnings = windows.notes;
+  report.tokens = windows.windows * windows.seq_len;
+  report.origin = origin_of(*checkpoint, windows, options.calibration);
+  if (options.hold_out) report.origin.held_out = held_out_windows(windows.windows);
+  const bool hold_out = report.origin.held_out > 0;
+  StatisticsWriter writer(options.output, model.config(), report.origin, options.force);
+  report.bytes_out = writer.bytes();
+
+  const Batch batch{.windows = windows.windows, .window = windows.seq_len};
+  Matrix x = model.embed(windows.ids, batch);
+  for (int64_t index = 0; index < model.config().layers; ++index) {
+    const Block block = model.load_block(index);
+    BlockSums sums(model.config(), index, hold_out);
+    const int64_t step = std::max<int64_t>(1, kChunkTokens / batch.window);
+    for (int64_t first = 0; first < batch.windows; first += step) {
+      const Batch part{.windows = std::min(step, batch.windows - first), .window = batch.window};
+      const Matrix tokens = x.middleRows(first * batch.window, part.windows * part.window);
+      model.observe(block, part, tokens, InputGroup::kMlpDown,
+                    [&](InputGroup group, ConstMatrixRef X, ConstMatrixRef, int64_t row) {
+                      sums.add(group, X, first + row / part.window, part.window);
+                    });
+    }
+    sums.write(index, writer, report);
+    model.forward(block, batch, x);
+    if (progress) {
+      progress({"calibrating", (index + 1) * report.tokens, model.config().layers * report.tokens,
+                "tokens", "block " + std::to_string(index)});
+    }
+  }
+  writer.finish();
+  report.peak_ram_bytes = memory.peak_bytes();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace nibble

@@ -1,0 +1,256 @@
+#include "src/pipeline/saved_statistics.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "formats/atomic_folder.h"
+#include "formats/safetensors.h"
+#include "kernels/hessian.h"
+#include "src/pipeline/fingerprint.h"
+#include "src/tensor/error.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kMetadataKey = "nibble_statistics";
+constexpr int64_t kRowsTogether = 64;  // of a triangle, per write
+
+std::string prefix_of(int64_t block, InputGroup group, bool held_out) {
+  return "block." + std::to_string(block) + "." + std::string(input_group_name(group)) +
+         (held_out ? ".held_out." : ".");
+}
+
+int64_t triangle(int64_t K) { return K * (K + 1) / 2; }
+
+std::string_view bytes_of(const float* values, int64_t count) {
+  return {reinterpret_cast<const char*>(values), static_cast<size_t>(count) * sizeof(float)};
+}
+
+StatisticsOrigin read_origin(const Checkpoint& file) {
+  const std::string where = file.folder().string();
+  const auto found = file.metadata().find(kMetadataKey);
+  if (found == file.metadata().end()) {
+    throw Error(where, "holds no statistics", "made by 'nibble calibrate'?");
+  }
+  const Json json = parse_json(found->second, where + ": " + kMetadataKey);
+  StatisticsOrigin origin;
+  try {
+    origin.model = json.at("model").get<std::string>();
+    origin.dataset = json.at("dataset").get<std::string>();
+    origin.windows = json.at("windows").get<int64_t>();
+    origin.seq_len = json.at("seq_len").get<int64_t>();
+    origin.held_out = json.at("held_out").get<int64_t>();
+    origin.options = json.at("options");
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(where + ": " + kMetadataKey, error.what());
+  }
+  return origin;
+}
+
+}  // namespace
+
+std::string dataset_fingerprint(const CalibrationWindows& windows) {
+  return to_text(hash_of(std::as_bytes(std::span(windows.ids))));
+}
+
+StatisticsOrigin origin_of(const Checkpoint& checkpoint, const CalibrationWindows& windows,
+                           const CalibrationOptions& options) {
+  return {.model = to_text(hash_of(checkpoint)),
+          .dataset = dataset_fingerprint(windows),
+          .windows = windows.windows,
+          .seq_len = windows.seq_len,
+          .held_out = 0,
+          .options = {{"dataset", options.dataset.string()},
+                      {"samples", options.samples},
+                      {"seq_len", options.seq_len},
+                      {"seed", options.seed},
+                      {"pack", options.pack}}};
+}
+
+Json to_json(const StatisticsOrigin& origin) {
+  return {{"model", origin.model},     {"dataset", origin.dataset},   {"windows", origin.windows},
+          {"seq_len", origin.seq_len}, {"held_out", origin.held_out}, {"options", origin.options}};
+}
+
+class StatisticsWriter::State {
+ public:
+  State(fs::path target, const Config& config, const StatisticsOrigin& origin, bool replace)
+      : target_(std::move(target)),
+        partial_(target_.string() + ".partial-" + std::to_string(::getpid())) {
+    if (fs::exists(target_) && (!replace || !fs::is_regular_file(target_))) {
+      throw Error(target_.string(), "exists already", "use --force to replace a file");
+    }
+    SafetensorsHeader header;
+    header.metadata[kMetadataKey] = to_json(origin).dump();
+    for (int64_t block = 0; block < config.layers; ++block) {
+      for (const InputGroup group : kBlockGroups) {
+        declare(header, block, group, false, input_width(config, group));
+        if (origin.held_out > 0) declare(header, block, group, true, input_width(config, group));
+      }
+    }
+    std::sort(header.entries.begin(), header.entries.end(),
+              [](const auto& a, const auto& b) { return precedes_in_file(a.info, b.info); });
+    int64_t end = 0;
+    for (SafetensorsEntry& entry : header.entries) {
+      entry.begin = end;
+      entry.end = end += byte_count(entry.info.dtype, entry.info.shape);
+    }
+    const std::string head = safetensors_header_bytes(header);
+    for (const SafetensorsEntry& entry : header.entries) {
+      places_[entry.info.name] = std::ssize(head) + entry.begin;
+    }
+    bytes_ = std::ssize(head) + end;
+    file_ = OutputFile(partial_);
+    file_.reserve(bytes_);
+    file_.write_at(0, head);
+  }
+
+  ~State() {
+    std::error_code ignored;
+    if (!finished_) fs::remove(partial_, ignored);
+  }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  int64_t bytes() const { return bytes_; }
+
+  void write(const std::string& prefix, const InputStatistics& statistics) {
+    write_vector(prefix + "mean_absolute", statistics.mean_absolute);
+    write_vector(prefix + "largest", statistics.largest);
+    int64_t place = places_.at(prefix + "hessian");
+    const int64_t K = statistics.H.rows();
+    std::vector<float> rows;
+    for (int64_t row = 0; row < K; ++row) {
+      const float* values = statistics.H.row(row).data();
+      rows.insert(rows.end(), values + row, values + K);
+      if ((row + 1) % kRowsTogether != 0 && row + 1 != K) continue;
+      const std::string_view bytes = bytes_of(rows.data(), std::ssize(rows));
+      file_.write_at(place, bytes);
+      place += std::ssize(bytes);
+      rows.clear();
+    }
+    written_ += 3;
+  }
+
+  void finish() {
+    if (written_ != places_.size()) throw Error(target_.string(), "statistics are incomplete");
+    file_.sync();
+    fs::rename(partial_, target_);
+    finished_ = true;
+  }
+
+ private:
+  static void declare(SafetensorsHeader& header, int64_t block, InputGroup group, bool held_out,
+                      int64_t K) {
+    const std::string prefix = prefix_of(block, group, held_out);
+    const auto add = [&](const char* name, int64_t count) {
+      header.entries.push_back({.info = {prefix + name, Dtype::kF32, {count}}});
+    };
+    add("hessian", triangle(K));
+    add("mean_absolute", K);
+    add("largest", K);
+  }
+
+  void write_vector(const std::string& name, const Vector& values) {
+    file_.write_at(places_.at(name), bytes_of(values.data(), values.size()));
+  }
+
+  fs::path target_;
+  fs::path partial_;
+  OutputFile file_;
+  std::map<std::string, int64_t> places_;  // tensor -> byte of the file
+  int64_t bytes_ = 0;
+  size_t written_ = 0;
+  bool finished_ = false;
+};
+
+StatisticsWriter::StatisticsWriter(fs::path file, const Config& config,
+                                   const StatisticsOrigin& origin, bool replace)
+    : state_(std::make_unique<State>(std::move(file), config, origin, replace)) {}
+StatisticsWriter::~StatisticsWriter() = default;
+
+int64_t StatisticsWriter::bytes() const { return state_->bytes(); }
+
+void StatisticsWriter::write(int64_t block, InputGroup group, bool held_out,
+                             const InputStatistics& statistics) {
+  state_->write(prefix_of(block, group, held_out), statistics);
+}
+
+void StatisticsWriter::finish() { state_->finish(); }
+
+SavedStatistics::SavedStatistics(const fs::path& file, const Checkpoint& checkpoint,
+                                 const Config& config, bool hold_out)
+    : file_(Checkpoint::open(file)),
+      config_(config),
+      hold_out_(hold_out),
+      origin_(read_origin(file_)) {
+  const std::string model = to_text(hash_of(checkpoint));
+  if (model != origin_.model) {
+    throw Error(file.string(),
+                "statistics of another model: made of " + origin_.model + ", " +
+                    checkpoint.folder().string() + " is " + model,
+                "run 'nibble calibrate' on this model");
+  }
+}
+
+void SavedStatistics::enter(int64_t block) {
+  block_ = block;
+  rescaling_ = {};
+}
+
+InputStatistics SavedStatistics::load(InputGroup group, bool held_out) const {
+  const std::string prefix = prefix_of(block_, group, held_out);
+  const int64_t K = input_width(config_, group);
+  const auto floats = [&](const std::string& name, int64_t count) {
+    Tensor tensor = file_.tensor(name);
+    if (tensor.dtype() != Dtype::kF32 || tensor.shape() != Shape{count}) {
+      throw Error(file_.folder().string() + ": tensor '" + name + "'",
+                  "expected F32 [" + std::to_string(count) + "]");
+    }
+    return tensor;
+  };
+  InputStatistics statistics;
+  statistics.tokens =
+      (held_out ? origin_.held_out : origin_.windows - origin_.held_out) * origin_.seq_len;
+  statistics.mean_absolute =
+      ConstVectorMap(floats(prefix + "mean_absolute", K).values<float>().data(), K);
+  statistics.largest = ConstVectorMap(floats(prefix + "largest", K).values<float>().data(), K);
+  const Tensor hessian = floats(prefix + "hessian", triangle(K));
+  const float* values = hessian.values<float>().data();
+  statistics.H.resize(K, K);
+  for (int64_t row = 0; row < K; ++row) {
+    std::copy_n(values, K - row, statistics.H.row(row).data() + row);
+    values += K - row;
+  }
+  mirror_upper(statistics.H);
+  file_.release(prefix + "hessian");
+  if (const auto found = rescaling_.inputs.find(group); found != rescaling_.inputs.end()) {
+    divide_inputs(statistics, found->second);
+  }
+  return statistics;
+}
+
+GroupInputs SavedStatistics::collect(InputGroup group) {
+  GroupInputs inputs;
+  inputs.fitted.inputs = load(group, false);
+  if (origin_.held_out == 0) return inputs;
+  inputs.held_out.inputs = load(group, true);
+  if (!hold_out_) merge(inputs.fitted.inputs, std::exchange(inputs.held_out.inputs, {}));
+  return inputs;
+}
+
+void SavedStatistics::rescale(const BlockRescaling& rescaling) { rescaling_ = rescaling; }
+
+void SavedStatistics::replace(const LinearModule& /*module*/, const QuantizedLinear& /*q*/) {}
+
+}  // namespace nibble
