@@ -60,7 +60,9 @@ StatisticsOrigin read_origin(const Checkpoint& file) {
 }  // namespace
 
 std::string dataset_fingerprint(const CalibrationWindows& windows) {
-  return to_text(hash_of(std::as_bytes(std::span(windows.ids))));
+  std::vector<int32_t> content = windows.ids;
+  content.push_back(static_cast<int32_t>(windows.seq_len));
+  return to_text(hash_of(std::as_bytes(std::span(content))));
 }
 
 StatisticsOrigin origin_of(const Checkpoint& checkpoint, const CalibrationWindows& windows,

@@ -25,7 +25,7 @@ namespace nibble {
 // What statistics were made of.
 struct StatisticsOrigin {
   std::string model;    // fingerprint, src/pipeline/fingerprint.h
-  std::string dataset;  // fingerprint of the ids of all windows
+  std::string dataset;  // fingerprint of the windows, their ids and length
   int64_t windows = 0;
   int64_t seq_len = 0;
   int64_t held_out = 0;  // windows of them
