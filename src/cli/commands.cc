@@ -13,7 +13,7 @@ constexpr std::array<Command, 7> kCommands = {{
      declare_export},
     {"inspect", "what is in a checkpoint", declare_inspect},
     {"generate", "continue a prompt", declare_generate},
-    {"list", "methods, solvers, schemes, formats, architectures", declare_list},
+    {"list", "methods, solvers, transforms, schemes, formats, architectures", declare_list},
 }};
 
 }  // namespace

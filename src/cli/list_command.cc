@@ -7,6 +7,7 @@
 
 #include "formats/format.h"
 #include "quantizers/solvers/solvers.h"
+#include "quantizers/transforms/transforms.h"
 #include "src/architecture/architecture.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
@@ -32,6 +33,14 @@ Rows list_solvers() {
   Rows rows = {{"solver", "what it does", "source"}};
   for (const Solver& s : solvers()) {
     rows.push_back({std::string(s.name), std::string(s.summary), std::string(s.source)});
+  }
+  return rows;
+}
+
+Rows list_transforms() {
+  Rows rows = {{"transform", "what it does", "source"}};
+  for (const Transform& t : transforms()) {
+    rows.push_back({std::string(t.name), std::string(t.summary), std::string(t.source)});
   }
   return rows;
 }
@@ -65,9 +74,10 @@ struct Table {
   std::string_view name;
   Rows (*rows)();
 };
-constexpr std::array<Table, 5> kTables = {{
+constexpr std::array<Table, 6> kTables = {{
     {"methods", list_methods},
     {"solvers", list_solvers},
+    {"transforms", list_transforms},
     {"schemes", list_schemes},
     {"formats", list_formats},
     {"architectures", list_architectures},
@@ -105,8 +115,9 @@ std::vector<Table> chosen(const std::string& name) {
   }
   const std::string nearest = nearest_name(name, known);
   throw Error("list", "unknown table '" + name + "'",
-              nearest.empty() ? "known: methods, solvers, schemes, formats, architectures"
-                              : "did you mean '" + nearest + "'?");
+              nearest.empty()
+                  ? "known: methods, solvers, transforms, schemes, formats, architectures"
+                  : "did you mean '" + nearest + "'?");
 }
 
 int run(const std::string& name, bool as_markdown, const CommandLine& line) {
@@ -134,8 +145,9 @@ void declare_list(CLI::App& command, CommandLine& line) {
     bool as_markdown = false;
   };
   auto typed = std::make_shared<Typed>();
-  command.add_option("TABLE", typed->table,
-                     "methods, solvers, schemes, formats or architectures; all without it");
+  command.add_option(
+      "TABLE", typed->table,
+      "methods, solvers, transforms, schemes, formats or architectures; all without it");
   command.add_flag("--markdown", typed->as_markdown, "as a Markdown table");
   line.run = [typed, &line] { return run(typed->table, typed->as_markdown, line); };
 }

@@ -26,6 +26,8 @@ struct Typed {
   std::string output_head;
   std::string dtype;
   std::string scale_search;
+  std::string alpha;
+  std::string awq_search;
   std::string ids_dtype = "u16";
   std::string shard_size;
   bool force = false;
@@ -34,6 +36,18 @@ struct Typed {
 Recipe resolve(const Typed& typed) {
   Recipe recipe = typed.recipe;
   if (!typed.scale_search.empty()) recipe.gptq.search = scale_search_from_name(typed.scale_search);
+  if (typed.alpha == "auto") {
+    recipe.transform_options.alpha.reset();
+  } else if (!typed.alpha.empty()) {
+    recipe.transform_options.alpha = parse_fraction(typed.alpha, "--alpha");
+  }
+  if (!typed.awq_search.empty()) {
+    if (typed.awq_search != "hessian" && typed.awq_search != "block") {
+      throw Error("--awq-search", "unknown search '" + typed.awq_search + "'",
+                  "known: hessian, block");
+    }
+    recipe.awq_block_search = typed.awq_search == "block";
+  }
   recipe.calibration.dataset_options.ids_dtype = parse_integer_type(typed.ids_dtype, "--ids-dtype");
   if (!typed.output_head.empty()) {
     recipe.output_head_bits = parse_weight_bits(typed.output_head, "--output-head");
@@ -56,6 +70,18 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
   json["bytes_out"] = report.bytes_out;
   json["seconds"] = report.seconds;
   json["peak_ram_bytes"] = report.peak_ram_bytes;
+  json["transforms"] = Json::array();
+  for (const TransformReport& row : report.transforms) {
+    json["transforms"].push_back({{"block", row.block},
+                                  {"group", row.group},
+                                  {"transform", row.transform},
+                                  {"how", row.how},
+                                  {"score_before", row.score_before},
+                                  {"score_after", row.score_after},
+                                  {"smallest_scale", row.smallest},
+                                  {"largest_scale", row.largest},
+                                  {"limited", row.limited}});
+  }
   json["modules"] = Json::array();
   for (const ModuleReport& module : report.modules) {
     json["modules"].push_back({{"name", module.name},
@@ -66,6 +92,7 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
                                {"output_error", number_or_null(module.output_error)},
                                {"held_out_error", number_or_null(module.held_out_error)},
                                {"damping", number_or_null(module.damping)},
+                               {"clipped_groups", module.clipped_groups},
                                {"seconds", module.seconds},
                                {"note", module.note}});
   }
@@ -161,6 +188,16 @@ void declare_gptq(CLI::App& command, Typed& typed) {
       ->check(CLI::Range(0, 100));
 }
 
+void declare_transforms(CLI::App& command, Typed& typed) {
+  command.add_option("--alpha", typed.alpha,
+                     "smoothquant: 0 to 1, or auto: searched for every group (default: 0.5)");
+  command.add_option("--awq-search", typed.awq_search,
+                     "awq: score on the Hessian's error or the block's output: hessian or block "
+                     "(default: hessian)");
+  command.add_flag("--clip,!--no-clip", typed.recipe.transform_options.clip,
+                   "awq: shrink ranges where that helps (with -m awq)");
+}
+
 void declare_layers(CLI::App& command, Typed& typed) {
   Recipe& recipe = typed.recipe;
   SchemeChoice& scheme = recipe.layers.scheme;
@@ -195,6 +232,7 @@ void declare_quantize(CLI::App& command, CommandLine& line) {
   declare_layers(command, *typed);
   declare_calibration(command, *typed);
   declare_gptq(command, *typed);
+  declare_transforms(command, *typed);
   command.add_option(
       "-f,--format", recipe.format,
       "see 'nibble list formats' (default: the scheme's, see 'nibble list schemes')");

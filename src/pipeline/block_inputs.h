@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -61,6 +62,10 @@ class BlockInputs {
   virtual GroupInputs collect(InputGroup group) = 0;
   // From now on the block's layers and their inputs are rescaled ones.
   virtual void rescale(const BlockRescaling& rescaling) = 0;
+  // Squared error of the block's output on some windows if these layers of it [N, K] had these
+  // weights; before rescale. Throws Error where there is no running model.
+  virtual double block_loss(std::span<const LinearModule* const> layers,
+                            std::span<const Matrix> weights) = 0;
   // A layer of the block as it was quantized.
   virtual void replace(const LinearModule& module, const QuantizedLinear& q) = 0;
 };

@@ -106,6 +106,11 @@ class SampleSums {
   Matrix residual_;
 };
 
+// Relative change of a block's output that float arithmetic and rounded biases may make.
+constexpr double kSameFunction = 1e-3;
+constexpr int64_t kProbeWindows = 1;
+constexpr int64_t kLossWindows = 8;
+
 void rescale_block(const Model& model, int64_t index, const BlockRescaling& rescaling,
                    Block& block) {
   if (rescaling.attention_norm) block.attention_norm = *rescaling.attention_norm;
@@ -138,6 +143,7 @@ void Fold::enter(int64_t block) {
   while (block_index_ < block) {
     leave();
     ++block_index_;
+    expected_ = {};
     original_ = model_.load_block(block_index_);
     quantized_ = model_.load_block(block_index_);
   }
@@ -182,9 +188,39 @@ GroupInputs Fold::collect(InputGroup group) {
   return inputs;
 }
 
+Matrix Fold::outputs(const Block& block, const Matrix& x, int64_t windows) const {
+  const Batch batch{.windows = std::min(windows, batch_.windows), .window = batch_.window};
+  Matrix y = x.topRows(batch.windows * batch.window);
+  model_.forward(block, batch, y);
+  return y;
+}
+
 void Fold::rescale(const BlockRescaling& rescaling) {
+  const Matrix before = outputs(quantized_, x_, kProbeWindows);
   rescale_block(model_, block_index_, rescaling, quantized_);
   rescale_block(model_, block_index_, rescaling, original_);
+  const double change = (outputs(quantized_, x_, kProbeWindows) - before).norm() / before.norm();
+  if (change < kSameFunction) return;
+  throw Error("block " + std::to_string(block_index_),
+              "its transforms changed its output by " + std::to_string(change) +
+                  " of its norm, at most " + std::to_string(kSameFunction) + " is rounding",
+              "a bug, or a model that computes at the edge of its type: leave the transform out");
+}
+
+double Fold::block_loss(std::span<const LinearModule* const> layers,
+                        std::span<const Matrix> weights) {
+  if (expected_.size() == 0) expected_ = outputs(quantized_, x_, kLossWindows);
+  std::vector<PanelMatrix> kept;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    Linear& linear = linear_of(quantized_, *layers[i]);
+    kept.push_back(std::exchange(linear.dense, make_panels(weights[i])));
+  }
+  const double loss =
+      (outputs(quantized_, x_, kLossWindows) - expected_).cast<double>().squaredNorm();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    linear_of(quantized_, *layers[i]).dense = std::move(kept[i]);
+  }
+  return loss;
 }
 
 void Fold::replace(const LinearModule& module, const QuantizedLinear& q) {

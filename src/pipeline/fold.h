@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -26,11 +27,16 @@ class Fold : public BlockInputs {
 
   void enter(int64_t block) override;
   GroupInputs collect(InputGroup group) override;
+  // Throws Error when the block's output changes by more than rounding.
   void rescale(const BlockRescaling& rescaling) override;
+  double block_loss(std::span<const LinearModule* const> layers,
+                    std::span<const Matrix> weights) override;
   void replace(const LinearModule& module, const QuantizedLinear& q) override;
 
  private:
   void leave();
+  // The block's output on the first windows, at most `windows` of them.
+  Matrix outputs(const Block& block, const Matrix& x, int64_t windows) const;
 
   const Model& model_;
   FoldOptions options_;
@@ -40,6 +46,7 @@ class Fold : public BlockInputs {
   int64_t block_index_ = -1;
   Block original_;
   Block quantized_;
+  Matrix expected_;  // outputs that block_loss compares with
   std::vector<std::pair<LinearModule, PanelMatrix>> pending_;  // not true-sequential
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -12,8 +13,10 @@
 #include "quantizers/solvers/correct_past.h"
 #include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/solvers.h"
+#include "quantizers/transforms/awq_clip.h"
 #include "src/model/model.h"
 #include "src/pipeline/block_inputs.h"
+#include "src/pipeline/block_transforms.h"
 #include "src/pipeline/calibrate.h"
 #include "src/pipeline/fold.h"
 #include "src/pipeline/held_out.h"
@@ -173,7 +176,7 @@ class LayerMaker::State {
     rescaling_.apply_to(module.module.name, W);
     Group& group = group_of(module);
     const auto start = Clock::now();
-    const Matrix target = corrected(W, group, module.target.name);
+    const Matrix target = clipped(module, corrected(W, group, module.target.name), group, row);
     SolvedLayer solved = solve(module, target, layer_inputs(group));
     if (guard_) guard(module, W, group, solved, row);
     row.seconds = seconds_since(start);
@@ -197,6 +200,14 @@ class LayerMaker::State {
     block_ = module.block;
     group_.reset();
     rescaling_ = {};
+    if (plan_.transforms.empty()) return;
+    TransformedBlock transformed = transform_block(plan_, block_, *inputs_);
+    rescaling_ = std::move(transformed.rescaling);
+    if (!rescaling_.empty()) inputs_->rescale(rescaling_);
+    std::move(transformed.rewritten.begin(), transformed.rewritten.end(),
+              std::back_inserter(rewritten_));
+    std::move(transformed.groups.begin(), transformed.groups.end(),
+              std::back_inserter(report_.transforms));
   }
 
   Group& group_of(const PlannedModule& module) {
@@ -229,6 +240,22 @@ class LayerMaker::State {
     const PastSums sums{.input = &sample.drift,
                         .residual = sample.residual.size() == 0 ? nullptr : &sample.residual};
     return correct_past(W, sums, *group.factorization, plan_.recipe.correct_past, where);
+  }
+
+  // awq without a solver that searches ranges itself; its authors leave query and key alone.
+  Matrix clipped(const PlannedModule& module, Matrix W, const Group& group,
+                 ModuleReport& row) const {
+    const bool is_awq = std::find(plan_.transforms.begin(), plan_.transforms.end(), "awq") !=
+                        plan_.transforms.end();
+    const auto is_left_alone = [](Role role) { return role == Role::kQuery || role == Role::kKey; };
+    if (!is_awq || !plan_.recipe.transform_options.clip || module.solver->name != "rtn" ||
+        std::any_of(module.module.roles.begin(), module.module.roles.end(), is_left_alone)) {
+      return W;
+    }
+    ClippedWeights clipped =
+        clip_weights(W, group.inputs.fitted.inputs.H, *module.target.scheme, module.target.name);
+    row.clipped_groups = clipped.clipped;
+    return std::move(clipped.W);
   }
 
   SolvedLayer solve(const PlannedModule& module, const Matrix& W, const LayerInputs& inputs) const {

@@ -8,7 +8,10 @@
 namespace nibble {
 namespace {
 
-constexpr std::array<Method, 2> kMethods = {{
+constexpr std::array<std::string_view, 1> kAwq = {"awq"};
+constexpr std::array<std::string_view, 1> kSmoothQuant = {"smoothquant"};
+
+constexpr std::array<Method, 5> kMethods = {{
     {"rtn", "round to nearest, min-max ranges", "-", {}, "rtn", "", false},
     {"gptq",
      "codes column by column against the Hessian, refined, corrected for the quantized past",
@@ -17,6 +20,10 @@ constexpr std::array<Method, 2> kMethods = {{
      "gptq",
      "",
      true},
+    {"awq", "columns with large inputs protected by scales, ranges clipped, rounded to nearest",
+     "Lin et al. 2023, arXiv 2306.00978", kAwq, "rtn", "", true},
+    {"awq+gptq", "awq's scales, then gptq", "both", kAwq, "gptq", "", true},
+    {"smoothquant+gptq", "smoothquant's scales, then gptq", "both", kSmoothQuant, "gptq", "", true},
 }};
 
 }  // namespace

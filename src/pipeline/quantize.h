@@ -30,12 +30,27 @@ struct ModuleReport {
   std::optional<double> output_error;    // relative, from the Hessian; none without calibration
   std::optional<double> held_out_error;  // the same on windows kept out of it, where there are any
   std::optional<double> damping;         // share of the Hessian's mean diagonal
+  int64_t clipped_groups = 0;            // whose range awq's clip search shrank
   double seconds = 0;
   std::string note;
 };
 
+// What a transform did to one input group of a block.
+struct TransformReport {
+  int64_t block = 0;
+  std::string group = {};
+  std::string transform = {};
+  std::string how = {};     // "ratio 0.45, duo", "alpha 0.80", "left alone: ..."
+  double score_before = 0;  // in the transform's own unit: error of the outputs expected
+  double score_after = 0;
+  float smallest = 1;  // scale
+  float largest = 1;
+  int64_t limited = 0;  // channels whose norm could not take their scale
+};
+
 struct QuantizeReport {
   std::vector<ModuleReport> modules;
+  std::vector<TransformReport> transforms;
   Json calibration;  // what the statistics are of; null without
   std::vector<std::string> warnings;
   int64_t bytes_out = 0;  // of all files

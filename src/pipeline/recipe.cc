@@ -214,6 +214,12 @@ void visit_recipe(Fields& fields, Recipe& recipe) {
     inner.field("scale_search", recipe.gptq.search);
     inner.field("sweeps", recipe.sweeps);
   });
+  fields.section("awq", [&](auto& inner) {
+    inner.field("block_search", recipe.awq_block_search);
+    inner.field("clip", recipe.transform_options.clip);
+  });
+  fields.section("smoothquant",
+                 [&](auto& inner) { inner.field("alpha", recipe.transform_options.alpha); });
   fields.field("true_sequential", recipe.true_sequential);
   fields.field("correct_past", recipe.correct_past);
   fields.field("guard", recipe.guard);
@@ -256,6 +262,7 @@ void check_values(const Recipe& recipe, const std::string& where) {
                 "expected " + Json(low).dump() + " to " + Json(high).dump());
   };
   in_range("correct_past", recipe.correct_past, 0, 1);
+  in_range("smoothquant: alpha", recipe.transform_options.alpha.value_or(0), 0, 1);
   in_range("gptq: damp", recipe.gptq.damp, 1e-9, 1);
   in_range("gptq: sweeps", recipe.sweeps.value_or(0), 0, 100);
   in_range("calibration: samples", static_cast<double>(recipe.calibration.samples), 1, 1e9);

@@ -13,6 +13,7 @@
 #include "calibration/windows.h"
 #include "formats/json.h"
 #include "quantizers/solvers/gptq.h"
+#include "quantizers/transforms/transforms.h"
 #include "src/pipeline/layer_scheme.h"
 #include "src/tensor/dtype.h"
 
@@ -47,11 +48,13 @@ struct Recipe {
   CalibrationOptions calibration;
   std::filesystem::path statistics;  // of `nibble calibrate`, instead of a dataset; empty: none
   GptqOptions gptq;
-  std::optional<int> sweeps;    // of gptq; none: 2, and 0 with quantized activations
-  double correct_past = 1;      // share of the quantized past's error that is made good, 0..1
-  bool true_sequential = true;  // statistics again after each input group of a block
-  std::optional<bool> guard;    // keep round to nearest where it is better on held-out windows;
-                                // none: at 3 bits and fewer
+  std::optional<int> sweeps;  // of gptq; none: 2, and 0 with quantized activations
+  TransformOptions transform_options;
+  bool awq_block_search = false;  // awq scores on the block's output, not on the Hessian
+  double correct_past = 1;        // share of the quantized past's error that is made good, 0..1
+  bool true_sequential = true;    // statistics again after each input group of a block
+  std::optional<bool> guard;      // keep round to nearest where it is better on held-out windows;
+                                  // none: at 3 bits and fewer
 
   bool is_calibrated() const { return !calibration.dataset.empty() || !statistics.empty(); }
 };

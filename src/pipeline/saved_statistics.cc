@@ -253,6 +253,12 @@ GroupInputs SavedStatistics::collect(InputGroup group) {
 
 void SavedStatistics::rescale(const BlockRescaling& rescaling) { rescaling_ = rescaling; }
 
+double SavedStatistics::block_loss(std::span<const LinearModule* const> /*layers*/,
+                                   std::span<const Matrix> /*weights*/) {
+  throw Error("--awq-search block", "statistics hold no activations to run the block on",
+              "give a dataset instead of --stats, or search by the Hessian");
+}
+
 void SavedStatistics::replace(const LinearModule& /*module*/, const QuantizedLinear& /*q*/) {}
 
 }  // namespace nibble

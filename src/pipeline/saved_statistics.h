@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "calibration/stats.h"
@@ -72,6 +73,8 @@ class SavedStatistics : public BlockInputs {
   void enter(int64_t block) override;
   GroupInputs collect(InputGroup group) override;
   void rescale(const BlockRescaling& rescaling) override;
+  double block_loss(std::span<const LinearModule* const> layers,
+                    std::span<const Matrix> weights) override;
   void replace(const LinearModule& module, const QuantizedLinear& q) override;
 
  private:
