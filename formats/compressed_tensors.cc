@@ -1,4 +1,5 @@
-// compressed-tensors "pack-quantized". Page: formats/compressed_tensors.md.
+// compressed-tensors: the format, and its member "pack-quantized". Page:
+// formats/compressed_tensors.md.
 #include "formats/packing/compressed_tensors.h"
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/compressed_tensors.h"
 #include "formats/config_fields.h"
 #include "formats/format.h"
 #include "formats/format_rows.h"
@@ -29,7 +31,6 @@ namespace nibble {
 namespace {
 
 constexpr std::string_view kMethod = "compressed-tensors";
-constexpr std::string_view kFormat = "pack-quantized";
 
 bool supported_bits(int bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
 
@@ -39,6 +40,7 @@ Dtype scale_type(Dtype model_dtype) { return model_dtype; }
 
 std::string refusal(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
+  if (scheme.activations) return int_quantized_refusal(module);
   if (std::string reason = integer_refusal(module, true); !reason.empty()) return reason;
   if (!supported_bits(scheme.grid.bits)) return "it holds 2, 3, 4 and 8 bits";
   if (per_tensor(scheme) && !scheme.symmetric()) return "it packs no zero point of a whole tensor";
@@ -71,6 +73,7 @@ Shape scale_shape(const FormatModule& module) {
 }
 
 std::vector<TensorInfo> layout(const FormatModule& module) {
+  if (scheme_of(module).activations) return int_quantized_layout(module);
   const auto [name, N, K] = std::tie(module.name, module.N, module.K);
   const int bits = scheme_of(module).grid.bits;
   std::vector<TensorInfo> tensors = {
@@ -88,6 +91,7 @@ std::vector<TensorInfo> layout(const FormatModule& module) {
 
 // Codes as they are: ours are the unsigned values that the format stores, with zero points too.
 std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
+  if (scheme_of(module).activations) return int_quantized_encode(module, q);
   check_announced(module, q);
   const std::vector<TensorInfo> infos = layout(module);
   const std::array<int64_t, 2> shape = {q.N, q.K};
@@ -110,165 +114,13 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
   return result;
 }
 
-// ---- configuration ------------------------------------------------------------------------------
-
-// The arguments of one group of modules; loaders reject keys that they do not know.
-Json weight_arguments(const FormatModule& module) {
-  const Scheme& scheme = scheme_of(module);
-  const bool grouped = !per_tensor(scheme) && scheme.blocking.columns != kAll;
-  Json arguments;
-  arguments["num_bits"] = scheme.grid.bits;
-  arguments["type"] = "int";
-  arguments["symmetric"] = scheme.symmetric();
-  arguments["strategy"] = per_tensor(scheme) ? "tensor" : grouped ? "group" : "channel";
-  if (grouped) arguments["group_size"] = scheme.blocking.columns;
-  arguments["dynamic"] = false;
-  if (module.has_column_groups) arguments["actorder"] = "group";
-  return arguments;
-}
-
-Json config_group(Json arguments, Json targets) {
-  Json group;
-  group["targets"] = std::move(targets);
-  group["weights"] = std::move(arguments);
-  group["input_activations"] = nullptr;
-  group["output_activations"] = nullptr;
-  group["format"] = kFormat;
-  return group;
-}
-
-Json config(std::span<const FormatModule> modules) {
-  std::vector<std::pair<Json, Json>> groups;  // arguments, names of modules
-  Json ignore = Json::array();
-  bool head_known = false;
-  for (const FormatModule& module : modules) {
-    head_known = head_known || module.name == "lm_head";
-    if (!module.scheme) {
-      ignore.push_back(module.name);
-      continue;
-    }
-    const Json arguments = weight_arguments(module);
-    auto group = std::find_if(groups.begin(), groups.end(),
-                              [&](const auto& known) { return known.first == arguments; });
-    if (group == groups.end()) group = groups.emplace(groups.end(), arguments, Json::array());
-    group->second.push_back(module.name);
-  }
-  // A tied head is no module of the checkpoint, but one of the loader's model.
-  if (!head_known) ignore.push_back("lm_head");
-  if (groups.size() == 1) groups[0].second = Json::array({"Linear"});
-
-  Json config;
-  config["quant_method"] = kMethod;
-  config["format"] = kFormat;
-  config["quantization_status"] = "compressed";
-  for (size_t i = 0; i < groups.size(); ++i) {
-    config["config_groups"]["group_" + std::to_string(i)] =
-        config_group(std::move(groups[i].first), std::move(groups[i].second));
-  }
-  config["ignore"] = std::move(ignore);
-  config["kv_cache_scheme"] = nullptr;
-  config["global_compression_ratio"] = nullptr;
-  config["sparsity_config"] = Json::object();
-  config["transform_config"] = Json::object();
-  config["version"] = "0.9.0";  // required by some loaders, used by none
-  return config;
-}
-
 // ---- reading ------------------------------------------------------------------------------------
 
-bool recognizes(const Json& config) {
-  if (lower_name(config, "quant_method") != kMethod) return false;
-  const std::string format = lower_name(config, "format");
-  if (format == kFormat) return true;
-  const auto groups = config.find("config_groups");
-  if (groups == config.end() || !groups->is_object() || groups->empty()) return false;
-  return std::all_of(groups->begin(), groups->end(),
-                     [](const Json& group) { return lower_name(group, "format") == kFormat; });
-}
-
 std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
+  std::vector<std::string> integers = int_quantized_tensors(checkpoint, module);
+  if (!integers.empty()) return integers;
   return present_tensors(checkpoint, module, {"weight_packed", "weight_scale", "weight_shape"},
                          {"weight_zero_point", "weight_g_idx"});
-}
-
-// How well a target names a module: 3 by name, 2 by expression, 1 by class, 0 not.
-int match(const Json& target, const std::string& module, const std::string& where) {
-  if (!target.is_string()) throw Error(where, "a target is no string");
-  const auto& text = target.get_ref<const std::string&>();
-  if (text == module) return 3;
-  if (text.starts_with("re:")) return matches_at_start(text.substr(3), module, where) ? 2 : 0;
-  return text == "Linear" || text == "Conv1D" ? 1 : 0;
-}
-
-// The group of config_groups that is meant for the module.
-const Json& group_of(const Json& config, const std::string& module, const std::string& where) {
-  const auto groups = config.find("config_groups");
-  if (groups == config.end() || !groups->is_object()) throw Error(where, "no config_groups");
-  const Json* best = nullptr;
-  int best_match = 0;
-  for (const Json& group : *groups) {
-    const auto targets = group.is_object() ? group.find("targets") : group.end();
-    if (!group.is_object() || targets == group.end() || !targets->is_array()) {
-      throw Error(where, "a config group has no list of targets");
-    }
-    for (const Json& target : *targets) {
-      if (const int found = match(target, module, where); found > best_match) {
-        best = &group;
-        best_match = found;
-      }
-    }
-  }
-  if (best == nullptr) {
-    throw Error(where, "no config group has '" + module + "', which is stored packed, as a target");
-  }
-  return *best;
-}
-
-struct Arguments {
-  int bits = 0;
-  int64_t group_size = kAll;
-  bool symmetric = true;
-  bool per_tensor = false;
-};
-
-[[noreturn]] void not_read(const std::string& where, const std::string& what) {
-  throw Error(where, what + " is not read yet",
-              "read: pack-quantized integers of 2, 3, 4 and 8 bits by tensor, channel or group");
-}
-
-Arguments arguments_of(const Json& group, const std::string& where) {
-  const auto found = group.find("weights");
-  if (found == group.end() || !found->is_object()) throw Error(where, "a group has no 'weights'");
-  const Json& weights = *found;
-  for (const char* key : {"input_activations", "output_activations"}) {
-    const auto activations = group.find(key);
-    if (activations != group.end() && !activations->is_null()) not_read(where, key);
-  }
-  if (const auto format = string_field(group, "format", where); format && *format != kFormat) {
-    not_read(where, "format '" + *format + "'");
-  }
-  if (const auto type = string_field(weights, "type", where); type && *type != "int") {
-    not_read(where, "type '" + *type + "'");
-  }
-  const int64_t bits = integer_field(weights, "num_bits", where).value_or(8);
-  if (bits < 0 || bits > 8 || !supported_bits(static_cast<int>(bits))) {
-    not_read(where, "num_bits " + std::to_string(bits));
-  }
-  Arguments arguments{.bits = static_cast<int>(bits),
-                      .symmetric = bool_field(weights, "symmetric", where).value_or(true)};
-  const int64_t group_size = integer_field(weights, "group_size", where).value_or(0);
-  const std::string inferred = group_size > 0 ? "group" : group_size < 0 ? "channel" : "tensor";
-  const std::string strategy = string_field(weights, "strategy", where).value_or(inferred);
-  if (strategy == "group") {
-    if (group_size < 1) throw Error(where, "group_size " + std::to_string(group_size));
-    arguments.group_size = group_size;
-  } else if (strategy == "tensor") {
-    arguments.per_tensor = true;
-    if (!arguments.symmetric) not_read(where, "a zero point of a whole tensor");
-  } else if (strategy != "channel") {
-    not_read(where, "strategy '" + strategy + "'");
-  }
-  return arguments;
 }
 
 // The sizes of a module's packed arrays in one of the two layouts, dense or every word padded.
@@ -335,8 +187,10 @@ std::vector<int32_t> read_column_groups(const Checkpoint& checkpoint, const std:
 QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
                        int64_t K) {
   const std::string where = where_of_config(checkpoint);
-  const Arguments arguments =
-      arguments_of(group_of(checkpoint.quantization_config(), module, where), where);
+  const CompressedArguments arguments = compressed_arguments(checkpoint, module);
+  if (arguments.member == kIntQuantized) {
+    return int_quantized_decode(checkpoint, module, arguments, N, K);
+  }
   const int64_t columns = arguments.group_size == kAll ? K : arguments.group_size;
   if (K % columns != 0) {
     throw Error(where, "group_size " + std::to_string(columns) +
@@ -377,8 +231,8 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 
 const Format kCompressedTensors = {
     .name = kMethod,
-    .summary = "vLLM's own format, pack-quantized",
-    .holds = "integers of 2, 3, 4 and 8 bits by group, channel or tensor, act-order",
+    .summary = "vLLM's own format, pack-quantized and int-quantized",
+    .holds = "integers of 2, 3, 4 and 8 bits by group, channel or tensor, act-order; W8A8",
     .readers = "vLLM, SGLang, transformers with compressed-tensors (2 and 3 bits: the latter only)",
     .config_file = {},
     .scale_type = scale_type,
@@ -386,8 +240,8 @@ const Format kCompressedTensors = {
     .caution = caution,
     .layout = layout,
     .encode = encode,
-    .config = config,
-    .recognizes = recognizes,
+    .config = compressed_config,
+    .recognizes = recognizes_compressed,
     .tensors_of = tensors_of,
     .decode = decode,
 };

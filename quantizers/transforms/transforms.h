@@ -13,7 +13,7 @@
 namespace nibble {
 
 struct TransformOptions {
-  std::optional<double> alpha = 0.5;  // of smoothquant; none: searched per group
+  std::optional<double> alpha = 0.8;  // of smoothquant; none: searched per group
   bool clip = true;                   // of awq with round to nearest
 };
 

@@ -154,6 +154,8 @@ void declare_evaluate(CLI::App& command, CommandLine& line) {
       .add_option("--stride", options.stride,
                   "tokens between windows (default: the window's length)")
       ->check(CLI::PositiveNumber);
+  command.add_flag("--simulate-activations", options.simulate_activations,
+                   "quantized activations in float, to compare with the integers");
   command.add_option("--limit", options.limit, "only the first ids of the text")
       ->check(CLI::PositiveNumber);
   command.add_option("--protocol", typed->protocol, "hf or llama.cpp")->capture_default_str();

@@ -160,10 +160,11 @@ void declare_calibration(CLI::App& command, Typed& typed) {
   command.add_option("--stats", typed.recipe.statistics,
                      "statistics of 'nibble calibrate' instead of a dataset");
   command
-      .add_option("--correct-past", typed.recipe.correct_past,
-                  "share of the quantized past's error to make good")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
+      .add_option(
+          "--correct-past", typed.recipe.correct_past,
+          "share of the quantized past's error to make good (default: 0.8; 0 with quantized "
+          "activations)")
+      ->check(CLI::Range(0.0, 1.0));
   command.add_flag("--true-sequential,!--no-true-sequential", typed.recipe.true_sequential,
                    "statistics again after each group of layers of a block");
   add_switch(command, "--guard,!--no-guard", typed.recipe.guard,
@@ -190,7 +191,7 @@ void declare_gptq(CLI::App& command, Typed& typed) {
 
 void declare_transforms(CLI::App& command, Typed& typed) {
   command.add_option("--alpha", typed.alpha,
-                     "smoothquant: 0 to 1, or auto: searched for every group (default: 0.5)");
+                     "smoothquant: 0 to 1, or auto: searched for every group (default: 0.8)");
   command.add_option("--awq-search", typed.awq_search,
                      "awq: score on the Hessian's error or the block's output: hessian or block "
                      "(default: hessian)");

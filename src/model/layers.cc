@@ -2,10 +2,19 @@
 
 #include "kernels/activation.h"
 #include "kernels/dequant_matmul.h"
+#include "kernels/int8_matmul.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
 
 namespace nibble {
+namespace {
+
+Matrix simulated_inputs(const Linear& linear, ConstMatrixRef x) {
+  const SimulatedInputs& inputs = *linear.simulated;
+  return simulate_activations(x, inputs.scheme, inputs.scale, inputs.zero);
+}
+
+}  // namespace
 
 void apply_norm(const Config& config, const NormWeights& norm, ConstMatrixRef x, MatrixRef y) {
   if (norm.weight.size() == 0) return;
@@ -20,6 +29,10 @@ void apply_norm(const Config& config, const NormWeights& norm, ConstMatrixRef x,
 void apply_linear(const Linear& linear, ConstMatrixRef x, MatrixRef y) {
   if (linear.packed) {
     dequant_matmul(x, *linear.packed, y);
+  } else if (linear.int8) {
+    int8_matmul(x, *linear.int8, y);
+  } else if (linear.simulated) {
+    matmul(simulated_inputs(linear, x), linear.dense, y);
   } else {
     matmul(x, linear.dense, y);
   }
@@ -31,6 +44,10 @@ void add_linear(const Linear& linear, ConstMatrixRef x, Workspace& workspace, Ma
     auto product = workspace.take(Workspace::kProduct, y.rows(), y.cols());
     dequant_matmul(x, *linear.packed, product);
     y += product;
+  } else if (linear.int8) {
+    int8_matmul(x, *linear.int8, y, Accumulate::kYes);
+  } else if (linear.simulated) {
+    matmul(simulated_inputs(linear, x), linear.dense, y, Accumulate::kYes);
   } else {
     matmul(x, linear.dense, y, Accumulate::kYes);
   }
@@ -42,6 +59,10 @@ void apply_linear_rows(const Linear& linear, ConstMatrixRef x, int64_t first, Ma
     Matrix rows(y.cols(), linear.K);
     unpack_rows(*linear.packed, first, rows);
     matmul(x, make_panels(rows), y);
+  } else if (linear.int8) {
+    int8_matmul_columns(x, *linear.int8, first, y);
+  } else if (linear.simulated) {
+    matmul_columns(simulated_inputs(linear, x), linear.dense, first, y);
   } else {
     matmul_columns(x, linear.dense, first, y);
   }

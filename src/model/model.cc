@@ -29,7 +29,7 @@ NormWeights load_norm(const Checkpoint& checkpoint, const ModelLayout& layout,
 }
 
 Linear load_linear(const Checkpoint& checkpoint, const ModelLayout& layout,
-                   const LinearModule& module) {
+                   const LinearModule& module, bool simulate_activations) {
   Linear linear;
   linear.roles = module.roles;
   linear.N = module.N;
@@ -39,11 +39,7 @@ Linear load_linear(const Checkpoint& checkpoint, const ModelLayout& layout,
     checkpoint.release(module.weight);
   } else {
     const QuantizedLinear q = layout.format->decode(checkpoint, module.name, module.N, module.K);
-    if (can_pack(q)) {
-      linear.packed = std::make_unique<PackedLinear>(pack(q));
-    } else {
-      linear.dense = make_panels(dequantize(q));
-    }
+    set_weights(linear, q, simulate_activations);
     for (const std::string& tensor : module.quantized_tensors) checkpoint.release(tensor);
   }
   if (!module.bias.empty()) linear.bias = load_vector(checkpoint, module.bias);
@@ -80,7 +76,8 @@ void check_ids(std::span<const int32_t> ids, const Config& config) {
 }
 
 int64_t bytes_of(const Linear& linear) {
-  return std::ssize(linear.dense.values.bytes()) + (linear.packed ? linear.packed->bytes() : 0);
+  return std::ssize(linear.dense.values.bytes()) + (linear.packed ? linear.packed->bytes() : 0) +
+         (linear.int8 ? linear.int8->bytes() : 0);
 }
 
 }  // namespace
@@ -92,8 +89,37 @@ int64_t Block::bytes() const {
   return sum;
 }
 
-Model::Model(std::shared_ptr<const Checkpoint> checkpoint)
+void set_weights(Linear& linear, PanelMatrix dense) {
+  linear.dense = std::move(dense);
+  linear.packed.reset();
+  linear.int8.reset();
+  linear.simulated.reset();
+}
+
+void set_weights(Linear& linear, const QuantizedLinear& q, bool simulate_activations) {
+  set_weights(linear, PanelMatrix{});
+  if (!q.scheme.activations) {
+    if (can_pack(q)) {
+      linear.packed = std::make_unique<PackedLinear>(pack(q));
+    } else {
+      linear.dense = make_panels(dequantize(q));
+    }
+    return;
+  }
+  if (!can_run_int8(q)) throw Error("", describe(q.scheme), "is not run yet");
+  Int8Linear int8 = make_int8(q);
+  if (!simulate_activations) {
+    linear.int8 = std::make_unique<Int8Linear>(std::move(int8));
+    return;
+  }
+  linear.simulated = {
+      .scheme = int8.activations, .scale = int8.input_scale, .zero = int8.input_zero};
+  linear.dense = make_panels(dequantize(q));
+}
+
+Model::Model(std::shared_ptr<const Checkpoint> checkpoint, ModelOptions options)
     : checkpoint_(std::move(checkpoint)),
+      options_(options),
       layout_(read_layout(*checkpoint_)),
       workspace_(std::make_unique<Workspace>()) {}
 
@@ -128,7 +154,7 @@ Block Model::load_block(int64_t index) const {
   block.key_norm = load_norm(*checkpoint_, layout_, norms.key);
   for (const LinearModule& module : layout_.linears) {
     if (module.block != index) continue;
-    Linear linear = load_linear(*checkpoint_, layout_, module);
+    Linear linear = load_linear(*checkpoint_, layout_, module, options_.simulate_activations);
     switch (module.input) {
       case InputGroup::kAttention:
         block.attention.push_back(std::move(linear));
@@ -152,7 +178,8 @@ Block Model::load_block(int64_t index) const {
 Model::Head Model::load_head() const {
   Head head{load_norm(*checkpoint_, layout_, layout_.final_norm), {}};
   if (layout_.head) {
-    head.linear = load_linear(*checkpoint_, layout_, layout_.linears[*layout_.head]);
+    head.linear = load_linear(*checkpoint_, layout_, layout_.linears[*layout_.head],
+                              options_.simulate_activations);
     return head;
   }
   LinearModule tied;
@@ -160,7 +187,7 @@ Model::Head Model::load_head() const {
   tied.N = config().vocabulary_size;
   tied.K = config().hidden_size;
   tied.roles = {Role::kOutputHead};
-  head.linear = load_linear(*checkpoint_, layout_, tied);
+  head.linear = load_linear(*checkpoint_, layout_, tied, false);
   return head;
 }
 

@@ -6,28 +6,47 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "formats/checkpoint.h"
 #include "kernels/dequant_matmul.h"
+#include "kernels/int8_matmul.h"
 #include "kernels/matmul.h"
 #include "kernels/workspace.h"
 #include "src/model/config.h"
 #include "src/model/layout.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
 
-// A linear layer ready to run: dense or packed weights, and its bias.
+// Quantized activations in float, to compare with the integers.
+struct SimulatedInputs {
+  ActivationScheme scheme;
+  float scale = 1.F;  // static activations
+  int32_t zero = 0;   // likewise
+};
+
+// A linear layer ready to run, one of: dense, packed or 8-bit integer weights; and its bias.
 struct Linear {
-  PanelMatrix dense;                     // [N, K], empty when packed
-  std::unique_ptr<PackedLinear> packed;  // null when dense
-  Vector bias;                           // [N], or empty
+  PanelMatrix dense;                         // [N, K], or empty
+  std::unique_ptr<PackedLinear> packed;      // or null
+  std::unique_ptr<Int8Linear> int8;          // or null; its inputs are quantized
+  std::optional<SimulatedInputs> simulated;  // of the inputs of dense weights
+  Vector bias;                               // [N], or empty
   std::vector<Role> roles;
   int64_t N = 0;
   int64_t K = 0;
 };
+
+// Replaces the weights of a layer by those of q: 8-bit integers with quantized activations run as
+// such, or are simulated in float; everything else runs packed where it can. Throws Error for
+// quantized activations of another kind.
+void set_weights(Linear& linear, const QuantizedLinear& q, bool simulate_activations);
+void set_weights(Linear& linear, PanelMatrix dense);
 
 struct NormWeights {
   Vector weight;  // [n], empty: no norm
@@ -58,10 +77,14 @@ struct Batch {
   int64_t window = 0;  // tokens
 };
 
+struct ModelOptions {
+  bool simulate_activations = false;  // quantized activations in float instead of integers
+};
+
 // Owns a workspace that forward() uses again: one forward pass at a time.
 class Model {
  public:
-  explicit Model(std::shared_ptr<const Checkpoint> checkpoint);
+  explicit Model(std::shared_ptr<const Checkpoint> checkpoint, ModelOptions options = {});
 
   const Config& config() const { return layout_.config; }
   const ModelLayout& layout() const { return layout_; }
@@ -98,6 +121,7 @@ class Model {
 
  private:
   std::shared_ptr<const Checkpoint> checkpoint_;
+  ModelOptions options_;
   ModelLayout layout_;
   std::unique_ptr<Workspace> workspace_;
 };

@@ -59,8 +59,8 @@ struct Moments {
 // One model on its way through a batch.
 class Stream {
  public:
-  explicit Stream(std::shared_ptr<const Checkpoint> checkpoint)
-      : model_(std::move(checkpoint)), head_(model_.load_head()) {}
+  explicit Stream(std::shared_ptr<const Checkpoint> checkpoint, ModelOptions options = {})
+      : model_(std::move(checkpoint), options), head_(model_.load_head()) {}
 
   const Model& model() const { return model_; }
   const Model::Head& head() const { return head_; }
@@ -216,7 +216,7 @@ EvaluateResult evaluate(std::shared_ptr<const Checkpoint> checkpoint,
                         std::shared_ptr<const Checkpoint> reference, const EvaluateOptions& options,
                         const Progress& progress) {
   MemoryMeter memory;
-  Stream stream(checkpoint);
+  Stream stream(checkpoint, {.simulate_activations = options.simulate_activations});
   std::optional<Stream> reference_stream;
   if (reference) {
     reference_stream.emplace(reference);

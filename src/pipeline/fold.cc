@@ -42,9 +42,13 @@ Linear& linear_of(Block& block, const LinearModule& module) {
   throw Error(module.name, "is no layer of a block");
 }
 
-void set_weights(Linear& linear, PanelMatrix weights) {
-  linear.dense = std::move(weights);
-  linear.packed.reset();
+// As it will be served; dense, for the calibration windows go through it more than once.
+void run_quantized(Linear& linear, const QuantizedLinear& q) {
+  if (q.scheme.activations) {
+    set_weights(linear, q, false);
+  } else {
+    set_weights(linear, make_panels(dequantize(q)));
+  }
 }
 
 // What a group sees on some windows.
@@ -151,9 +155,7 @@ void Fold::enter(int64_t block) {
 
 void Fold::leave() {
   if (block_index_ < 0) return;
-  for (auto& [module, weights] : pending_) {
-    set_weights(linear_of(quantized_, module), std::move(weights));
-  }
+  for (const auto& [module, q] : pending_) run_quantized(linear_of(quantized_, module), q);
   pending_.clear();
   model_.forward(quantized_, batch_, x_);
   if (x0_.size() != 0) model_.forward(original_, batch_, x0_);
@@ -224,11 +226,10 @@ double Fold::block_loss(std::span<const LinearModule* const> layers,
 }
 
 void Fold::replace(const LinearModule& module, const QuantizedLinear& q) {
-  PanelMatrix weights = make_panels(dequantize(q));
   if (options_.true_sequential) {
-    set_weights(linear_of(quantized_, module), std::move(weights));
+    run_quantized(linear_of(quantized_, module), q);
   } else {
-    pending_.emplace_back(module, std::move(weights));
+    pending_.emplace_back(module, q);
   }
 }
 

@@ -47,7 +47,7 @@ class Fold : public BlockInputs {
   Block original_;
   Block quantized_;
   Matrix expected_;  // outputs that block_loss compares with
-  std::vector<std::pair<LinearModule, PanelMatrix>> pending_;  // not true-sequential
+  std::vector<std::pair<LinearModule, QuantizedLinear>> pending_;  // not true-sequential
 };
 
 }  // namespace nibble

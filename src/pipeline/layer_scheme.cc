@@ -39,7 +39,27 @@ Scheme make_integers(const SchemeChoice& choice, Dtype scale_type) {
                         choice.symmetric.value_or(false), scale_type);
 }
 
-constexpr std::array<NamedScheme, 7> kSchemes = {{
+Scheme make_w8a8(const SchemeChoice& choice, Dtype scale_type, bool dynamic) {
+  refuse_double_quant(choice, choice.name);
+  const bool groups = choice.group_size && *choice.group_size != -1;
+  if (groups || choice.bits.value_or(8) != 8 || !choice.symmetric.value_or(true)) {
+    throw Error("scheme", choice.name + " has symmetric weights of 8 bits by channel",
+                "leave out bits, group size and symmetry");
+  }
+  Scheme scheme = integer_scheme(8, kAll, true, scale_type);
+  scheme.activations = {.bits = 8, .symmetric = true, .dynamic = dynamic, .per_token = dynamic};
+  return scheme;
+}
+
+Scheme make_dynamic_w8a8(const SchemeChoice& choice, Dtype scale_type) {
+  return make_w8a8(choice, scale_type, true);
+}
+
+Scheme make_static_w8a8(const SchemeChoice& choice, Dtype scale_type) {
+  return make_w8a8(choice, scale_type, false);
+}
+
+constexpr std::array<NamedScheme, 9> kSchemes = {{
     {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
     {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
     {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
@@ -47,6 +67,10 @@ constexpr std::array<NamedScheme, 7> kSchemes = {{
     {"w6a16", "integers of 6 bits in groups", "nibble", make_integers},
     {"w7a16", "integers of 7 bits in groups", "nibble", make_integers},
     {"w8a16", "integers of 8 bits in groups", "compressed-tensors", make_integers},
+    {"w8a8", "weights by channel and activations by token, as they come, integers of 8 bits",
+     "compressed-tensors", make_dynamic_w8a8},
+    {"w8a8-static", "the same, with one activation scale a layer from calibration",
+     "compressed-tensors", make_static_w8a8},
 }};
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <iterator>
 #include <map>
+#include <span>
 #include <utility>
 
 #include "calibration/windows.h"
@@ -127,7 +128,7 @@ class LayerMaker::State {
                              {"held_out", guard_ ? held_out_windows(windows.windows) : 0}};
       model_.emplace(plan_.checkpoint);
       inputs_ = std::make_unique<Fold>(*model_, windows,
-                                       FoldOptions{.keep_original = recipe.correct_past > 0,
+                                       FoldOptions{.keep_original = corrects_past(),
                                                    .true_sequential = recipe.true_sequential,
                                                    .hold_out = guard_});
       return;
@@ -176,7 +177,7 @@ class LayerMaker::State {
     rescaling_.apply_to(module.module.name, W);
     Group& group = group_of(module);
     const auto start = Clock::now();
-    const Matrix target = clipped(module, corrected(W, group, module.target.name), group, row);
+    const Matrix target = clipped(module, corrected(module, W, group), group, row);
     SolvedLayer solved = solve(module, target, layer_inputs(group));
     if (guard_) guard(module, W, group, solved, row);
     row.seconds = seconds_since(start);
@@ -185,6 +186,7 @@ class LayerMaker::State {
     }
     describe_solution(solved, row);
     QuantizedLinear& q = solved.result.q;
+    set_input_scale(group, q);
     row.weight_error = weight_error(W, q);
     row.output_error = output_error(W, group.inputs.fitted.inputs.H, q);
     if (group.inputs.held_out.inputs.tokens > 0) {
@@ -215,7 +217,7 @@ class LayerMaker::State {
     group_.emplace();
     group_->group = module.module.input;
     group_->inputs = inputs_->collect(module.module.input);
-    bool factorizes = plan_.recipe.correct_past > 0;
+    bool factorizes = group_->inputs.fitted.drift.size() != 0;
     for (const PlannedModule& other : plan_.modules) {
       if (other.module.block != block_ || other.module.input != group_->group) continue;
       if (other.solver == nullptr) continue;
@@ -234,12 +236,23 @@ class LayerMaker::State {
             .factorization = group.factorization ? &*group.factorization : nullptr};
   }
 
-  Matrix corrected(const Matrix& W, const Group& group, const std::string& where) const {
+  double past_share(const PlannedModule& module) const {
+    return plan_.recipe.past_share(module.target.scheme->activations.has_value());
+  }
+
+  bool corrects_past() const {
+    return std::any_of(plan_.modules.begin(), plan_.modules.end(), [&](const PlannedModule& m) {
+      return m.target.scheme && past_share(m) > 0;
+    });
+  }
+
+  Matrix corrected(const PlannedModule& module, const Matrix& W, const Group& group) const {
     const InputSample& sample = group.inputs.fitted;
-    if (sample.drift.size() == 0 || plan_.recipe.correct_past == 0) return W;
+    const double share = past_share(module);
+    if (sample.drift.size() == 0 || share == 0) return W;
     const PastSums sums{.input = &sample.drift,
                         .residual = sample.residual.size() == 0 ? nullptr : &sample.residual};
-    return correct_past(W, sums, *group.factorization, plan_.recipe.correct_past, where);
+    return correct_past(W, sums, *group.factorization, share, module.target.name);
   }
 
   // awq without a solver that searches ranges itself; its authors leave query and key alone.
@@ -252,19 +265,38 @@ class LayerMaker::State {
         std::any_of(module.module.roles.begin(), module.module.roles.end(), is_left_alone)) {
       return W;
     }
+    Scheme scheme = *module.target.scheme;
+    scheme.activations.reset();
     ClippedWeights clipped =
-        clip_weights(W, group.inputs.fitted.inputs.H, *module.target.scheme, module.target.name);
+        clip_weights(W, group.inputs.fitted.inputs.H, scheme, module.target.name);
     row.clipped_groups = clipped.clipped;
     return std::move(clipped.W);
   }
 
   SolvedLayer solve(const PlannedModule& module, const Matrix& W, const LayerInputs& inputs) const {
-    const LinearProblem problem{
-        .W = W, .scheme = *module.target.scheme, .where = module.target.name};
+    return solve(*module.solver, module, W, inputs);
+  }
+
+  // Solvers choose weights; what becomes of the activations is added to their result.
+  SolvedLayer solve(const Solver& solver, const PlannedModule& module, const Matrix& W,
+                    const LayerInputs& inputs) const {
+    LinearProblem problem{.W = W, .scheme = *module.target.scheme, .where = module.target.name};
+    const bool weight_only = !problem.scheme.activations.has_value();
+    problem.scheme.activations.reset();
     SolverOptions options = options_;
-    const bool weight_only = !module.target.scheme->activations.has_value();
     options.gptq.sweeps = plan_.recipe.sweeps.value_or(weight_only ? options.gptq.sweeps : 0);
-    return module.solver->solve(problem, inputs, options);
+    SolvedLayer solved = solver.solve(problem, inputs, options);
+    solved.result.q.scheme.activations = module.target.scheme->activations;
+    return solved;
+  }
+
+  // The stored scale of static activations: the largest |x| seen is the end of the range.
+  static void set_input_scale(const Group& group, QuantizedLinear& q) {
+    if (!q.scheme.activations || q.scheme.activations->dynamic) return;
+    const auto steps = static_cast<float>((1 << q.scheme.activations->bits) - 1);
+    const float largest = group.inputs.fitted.inputs.largest.maxCoeff();
+    const float scale = largest == 0.F ? 1.F : 2.F * largest / steps;
+    q.input_scale = Tensor::copy_of(Dtype::kF32, {1}, std::span(&scale, 1));
   }
 
   // Keeps round to nearest where it is nearer to the original on the held-out windows.
@@ -273,9 +305,7 @@ class LayerMaker::State {
     const Solver& rounding = solver("rtn");
     if (module.solver == &rounding || group.inputs.held_out.inputs.tokens == 0) return;
     const Judge judge(W, group.inputs.held_out);
-    const LinearProblem problem{
-        .W = W, .scheme = *module.target.scheme, .where = module.target.name};
-    SolvedLayer rounded = rounding.solve(problem, {}, options_);
+    SolvedLayer rounded = solve(rounding, module, W, {});
     if (judge.loss(rounded.result.q) >= judge.loss(solved.result.q)) return;
     row.solver = rounding.name;
     add_note(row.note, "round to nearest kept: better than " + std::string(module.solver->name) +

@@ -11,7 +11,7 @@ namespace {
 constexpr std::array<std::string_view, 1> kAwq = {"awq"};
 constexpr std::array<std::string_view, 1> kSmoothQuant = {"smoothquant"};
 
-constexpr std::array<Method, 5> kMethods = {{
+constexpr std::array<Method, 6> kMethods = {{
     {"rtn", "round to nearest, min-max ranges", "-", {}, "rtn", "", false},
     {"gptq",
      "codes column by column against the Hessian, refined, corrected for the quantized past",
@@ -23,7 +23,10 @@ constexpr std::array<Method, 5> kMethods = {{
     {"awq", "columns with large inputs protected by scales, ranges clipped, rounded to nearest",
      "Lin et al. 2023, arXiv 2306.00978", kAwq, "rtn", "", true},
     {"awq+gptq", "awq's scales, then gptq", "both", kAwq, "gptq", "", true},
-    {"smoothquant+gptq", "smoothquant's scales, then gptq", "both", kSmoothQuant, "gptq", "", true},
+    {"smoothquant", "outliers of activations moved into the weights, rounded to nearest",
+     "Xiao et al. 2022, arXiv 2211.10438", kSmoothQuant, "rtn", "w8a8", true},
+    {"smoothquant+gptq", "smoothquant's scales, then gptq", "both", kSmoothQuant, "gptq", "w8a8",
+     true},
 }};
 
 }  // namespace

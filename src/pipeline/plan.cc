@@ -254,7 +254,12 @@ void check_calibration(const Plan& plan) {
       return m.solver != nullptr && m.solver->needs == needs;
     });
   };
-  const bool needed = !plan.transforms.empty() || uses(Needs::kHessian);
+  const bool has_static_activations =
+      std::any_of(plan.modules.begin(), plan.modules.end(), [](const PlannedModule& m) {
+        return m.target.scheme && m.target.scheme->activations &&
+               !m.target.scheme->activations->dynamic;
+      });
+  const bool needed = !plan.transforms.empty() || uses(Needs::kHessian) || has_static_activations;
   if (needed && !recipe.is_calibrated()) {
     throw Error("--method " + recipe.method, "needs a calibration dataset",
                 "add -d FILE, or --stats FILE of 'nibble calibrate'");

@@ -261,7 +261,7 @@ void check_values(const Recipe& recipe, const std::string& where) {
     throw Error(where + ": " + key, Json(value).dump() + " is out of range",
                 "expected " + Json(low).dump() + " to " + Json(high).dump());
   };
-  in_range("correct_past", recipe.correct_past, 0, 1);
+  in_range("correct_past", recipe.correct_past.value_or(0), 0, 1);
   in_range("smoothquant: alpha", recipe.transform_options.alpha.value_or(0), 0, 1);
   in_range("gptq: damp", recipe.gptq.damp, 1e-9, 1);
   in_range("gptq: sweeps", recipe.sweeps.value_or(0), 0, 100);

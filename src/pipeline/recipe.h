@@ -51,11 +51,16 @@ struct Recipe {
   std::optional<int> sweeps;  // of gptq; none: 2, and 0 with quantized activations
   TransformOptions transform_options;
   bool awq_block_search = false;  // awq scores on the block's output, not on the Hessian
-  double correct_past = 1;        // share of the quantized past's error that is made good, 0..1
-  bool true_sequential = true;    // statistics again after each input group of a block
-  std::optional<bool> guard;      // keep round to nearest where it is better on held-out windows;
-                                  // none: at 3 bits and fewer
+  // Share of the quantized past's error that is made good, 0..1; none: 0.8, and 0 with quantized
+  // activations, whose rounding it takes for an error that weights can mend.
+  std::optional<double> correct_past;
+  bool true_sequential = true;  // statistics again after each input group of a block
+  std::optional<bool> guard;    // keep round to nearest where it is better on held-out windows;
+                                // none: at 3 bits and fewer
 
+  double past_share(bool has_quantized_activations) const {
+    return correct_past.value_or(has_quantized_activations ? 0. : 0.8);
+  }
   bool is_calibrated() const { return !calibration.dataset.empty() || !statistics.empty(); }
 };
 

@@ -198,10 +198,11 @@ TEST(CompressedTensors, ConfigsOfOthers) {
       {group + "/targets", R"("Linear")", "no list of targets"},
       {group + "/targets", R"([3])", "a target is no string"},
       {group + "/targets", R"(["re:(?<x"])", "regular expression"},
-      {group + "/format", R"("int-quantized")", "format 'int-quantized' is not read yet"},
+      {group + "/format", R"("float-quantized")", "format 'float-quantized' is not read yet"},
+      {group + "/format", R"("int-quantized")", "num_bits 4 is not read yet"},
       {group + "/format", "null", ""},
       {group + "/weights", "null", "no 'weights'"},
-      {group + "/input_activations", R"({"num_bits": 8})", "input_activations is not read yet"},
+      {group + "/input_activations", R"({"num_bits": 8})", "input_activations of pack-quantized"},
       {weights + "/num_bits", "6", "num_bits 6 is not read yet"},
       {weights + "/num_bits", "4294967300", "num_bits 4294967300"},
       {weights + "/num_bits", R"("4")", "expected an integer"},
@@ -260,6 +261,101 @@ TEST(CompressedTensors, GroupsOfColumnsNotFilledInAreIgnored) {
   s.at("m.weight_g_idx").mutable_values<int32_t>()[9] = 2;
   EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64),
               HasSubstr("column 9 is in group 2, expected 0 to 1"));
+}
+
+QuantizedLinear w8a8_layer(const ActivationScheme& activations, bool per_tensor = false) {
+  Scheme scheme = integer_scheme(8, kAll, true, Dtype::kF16, per_tensor);
+  QuantizedLinear q = random_layer(scheme, 32, 64, 1);
+  q.scheme.activations = activations;
+  if (activations.dynamic) return q;
+  const float scale = 0.25F;
+  q.input_scale = Tensor::copy_of(Dtype::kF32, {1}, std::span(&scale, 1));
+  const int8_t zero = -5;
+  if (!activations.symmetric) q.input_zero = Tensor::copy_of(Dtype::kI8, {1}, std::span(&zero, 1));
+  return q;
+}
+
+TEST(IntQuantized, EveryKindOfActivationsComesBack) {
+  for (const bool per_tensor : {false, true}) {
+    for (const ActivationScheme& activations :
+         {ActivationScheme{}, ActivationScheme{.per_token = false},
+          ActivationScheme{.symmetric = false},
+          ActivationScheme{.dynamic = false, .per_token = false},
+          ActivationScheme{.symmetric = false, .dynamic = false, .per_token = false}}) {
+      const QuantizedLinear q = w8a8_layer(activations, per_tensor);
+      EXPECT_EQ(fingerprint(round_trip(compressed_tensors(), q)), fingerprint(q))
+          << describe(q.scheme);
+    }
+  }
+}
+
+TEST(IntQuantized, TheConfigIsThatOfTheLibrary) {
+  const Json config = stored(compressed_tensors(), w8a8_layer({})).config;
+  EXPECT_EQ(config.at("format"), "int-quantized");
+  EXPECT_EQ(config.at("config_groups").dump(),
+            R"({"group_0":{"targets":["Linear"],"weights":{"num_bits":8,"type":"int",)"
+            R"("symmetric":true,"strategy":"channel","dynamic":false},"input_activations":)"
+            R"({"num_bits":8,"type":"int","symmetric":true,"strategy":"token","dynamic":true},)"
+            R"("output_activations":null,"format":"int-quantized"}})");
+}
+
+TEST(IntQuantized, StoresSignedIntegers) {
+  QuantizedLinear q = w8a8_layer({});
+  auto codes = q.codes.mutable_values<uint8_t>();
+  codes[0] = 0;
+  codes[1] = 128;
+  codes[2] = 255;
+  const Tensor weight = encoded(compressed_tensors(), q, "m.weight");
+  const auto values = weight.values<int8_t>();
+  EXPECT_EQ(values[0], -128);
+  EXPECT_EQ(values[1], 0);
+  EXPECT_EQ(values[2], 127);
+}
+
+TEST(IntQuantized, MixedWithPackedLayersEachHasItsGroup) {
+  const TemporaryFolder folder;
+  const QuantizedLinear packed = random_layer(integer_scheme(4, 32, true, Dtype::kF16), 32, 64, 2);
+  const QuantizedLinear integers = w8a8_layer({});
+  const Checkpoint checkpoint =
+      written(folder.path() / "model", compressed_tensors(), {{"a", packed}, {"b", integers}});
+  EXPECT_EQ(checkpoint.quantization_config().at("format"), "mixed-precision");
+  EXPECT_EQ(fingerprint(compressed_tensors().decode(checkpoint, "a", 32, 64)), fingerprint(packed));
+  EXPECT_EQ(fingerprint(compressed_tensors().decode(checkpoint, "b", 32, 64)),
+            fingerprint(integers));
+}
+
+TEST(IntQuantized, BrokenFilesAreErrors) {
+  const QuantizedLinear q = w8a8_layer({.dynamic = false, .per_token = false});
+  const std::string group = "/config_groups/group_0";
+  struct Edit {
+    std::string pointer;
+    const char* value;
+    const char* message;
+  };
+  for (const Edit& edit : std::vector<Edit>{
+           {group + "/weights/num_bits", "4", "num_bits 4 is not read yet"},
+           {group + "/weights/symmetric", "false", "zero points or groups"},
+           {group + "/weights/strategy", R"("tensor")", "'m.weight_scale': shape [32, 1]"},
+           {group + "/input_activations/num_bits", "4", "4-bit activations"},
+           {group + "/input_activations/type", R"("float")", "activations of type 'float'"},
+           {group + "/input_activations/strategy", R"("group")", "activations by 'group'"},
+           {group + "/input_activations/strategy", R"("token")", "static activations by token"},
+           {group + "/input_activations/symmetric", "false", "m.input_zero_point"},
+           {group + "/input_activations", "[]", "'input_activations' is no object"}}) {
+    Stored s = stored(compressed_tensors(), q);
+    s.config[Json::json_pointer(edit.pointer)] = Json::parse(edit.value);
+    EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64),
+                HasSubstr(edit.message))
+        << edit.pointer << " " << edit.value;
+  }
+  for (const char* name : {"m.weight_scale", "m.input_scale"}) {
+    Stored s = stored(compressed_tensors(), q);
+    s.remove(name);
+    EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64), HasSubstr(name));
+  }
+  Stored s = stored(compressed_tensors(), q);
+  EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 60),
+              HasSubstr("'m.weight': shape [32, 64], expected [32, 60]"));
 }
 
 }  // namespace

@@ -201,7 +201,7 @@ TEST(Formats, RefusalsSayWhy) {
     EXPECT_EQ(refusal(name, int4, 64, 80), "K = 80 is not a multiple of the group size 32");
     Scheme scheme = int4;
     scheme.activations.emplace();
-    EXPECT_EQ(refusal(name, scheme, 64, 64), "it has no place for quantized activations");
+    EXPECT_THAT(refusal(name, scheme, 64, 64), HasSubstr("quantized activations"));
     scheme = int4;
     scheme.scale->second.emplace();
     EXPECT_EQ(refusal(name, scheme, 64, 64), "it has no second level of scales");
@@ -274,8 +274,8 @@ TEST(Formats, WhatIsNotReadYetIsNamed) {
   EXPECT_THAT(error_of(R"({"quant_method": "bitsandbytes", "load_in_4bit": true})"),
               HasSubstr("quant_method 'bitsandbytes': not read yet"));
   EXPECT_THAT(error_of(R"({"quant_method": "fp8"})"), HasSubstr("'fp8'"));
-  EXPECT_THAT(error_of(R"({"quant_method": "compressed-tensors", "format": "int-quantized"})"),
-              HasSubstr("format 'int-quantized'"));
+  EXPECT_THAT(error_of(R"({"quant_method": "compressed-tensors", "format": "float-quantized"})"),
+              HasSubstr("format 'float-quantized'"));
   EXPECT_THAT(error_of(R"({"quant_method": "awq", "version": "GEMV", "bits": 4})"),
               HasSubstr("version 'gemv'"));
   EXPECT_THAT(error_of(R"({"quant_method": "gptq", "checkpoint_format": "marlin"})"),

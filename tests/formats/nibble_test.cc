@@ -112,7 +112,9 @@ TEST(Nibble, OthersRefuseWhatOnlyItHolds) {
   for (const auto& [name, scheme] : special_schemes()) {
     FormatModule module = dense_module("m", 64, 128);
     module.scheme = scheme;
+    const bool is_w8a8 = scheme.activations.has_value();  // held by compressed-tensors too
     for (const char* other : {"compressed-tensors", "gptq", "awq"}) {
+      if (is_w8a8 && std::string_view(other) == "compressed-tensors") continue;
       EXPECT_NE(format(other).refusal(module), "") << name << " in " << other;
     }
   }

@@ -59,6 +59,8 @@ TEST_F(RecipeFile, HoldsEveryKindOfValue) {
   EXPECT_EQ(recipe.gptq.damp, 0.05);
   EXPECT_EQ(recipe.gptq.search, ScaleSearch::kMse);
   EXPECT_EQ(recipe.correct_past, 1.);
+  EXPECT_EQ(Recipe{}.past_share(false), 0.8);
+  EXPECT_EQ(Recipe{}.past_share(true), 0.);
   ASSERT_EQ(recipe.rules.size(), 2U);
   EXPECT_EQ(recipe.rules[0].choice.scheme.bits, 8);
   EXPECT_EQ(recipe.rules[1].modules, "layers\\.0\\.");
