@@ -8,6 +8,7 @@ namespace nibble {
 extern const Format kCompressedTensors;
 extern const Format kGptq;
 extern const Format kAwq;
+extern const Format kBitsandbytes;
 extern const Format kNibble;
 extern const Format kDense;
 

@@ -14,7 +14,7 @@
 namespace nibble {
 
 std::span<const Format> formats() {
-  static const std::array kRows = {kCompressedTensors, kGptq, kAwq, kNibble, kDense};
+  static const std::array kRows = {kCompressedTensors, kGptq, kAwq, kBitsandbytes, kNibble, kDense};
   return kRows;
 }
 
@@ -44,7 +44,8 @@ const Format* format_of(const Checkpoint& checkpoint) {
     }
   }
   throw Error(where_of_config(checkpoint), found + ": not read yet",
-              "read: compressed-tensors pack-quantized, gptq (v1 and v2), awq gemm, nibble");
+              "read: compressed-tensors pack-quantized and int-quantized, gptq (v1 and v2), awq gemm, bitsandbytes "
+              "4 bit, nibble");
 }
 
 }  // namespace nibble

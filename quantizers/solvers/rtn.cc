@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "quantizers/solvers/solver.h"
+#include "src/quantized/normal_float.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/error.h"
@@ -17,10 +18,18 @@ SolverResult solve_rtn(const LinearProblem& problem) {
   if (grid.kind == Grid::Kind::kInteger && (grid.bits < 2 || grid.bits > 8)) {
     throw Error(problem.where, "rtn at " + std::to_string(grid.bits) + " bits", "expected 2 to 8");
   }
+  const auto result_of = [](RoundedLinear rounded) -> SolverResult {
+    return {std::move(rounded.q), rounded.rounding, rounded.weight_error};
+  };
+  if (grid.kind == Grid::Kind::kTable && problem.scheme.blocking.flattened) {
+    return result_of(quantize_to_table(problem.W, problem.scheme, problem.where));
+  }
+  if (problem.scheme.scale && problem.scheme.scale->second && problem.group_of_column.empty()) {
+    return result_of(quantize_double(problem.W, problem.scheme, problem.where));
+  }
   const RangeRule& rule = problem.rule != nullptr ? *problem.rule : range_rules().front();
-  RoundedLinear rounded =
-      quantize_to_nearest(problem.W, problem.scheme, rule, problem.group_of_column, problem.where);
-  return {std::move(rounded.q), rounded.rounding, rounded.weight_error};
+  return result_of(
+      quantize_to_nearest(problem.W, problem.scheme, rule, problem.group_of_column, problem.where));
 }
 
 }  // namespace nibble

@@ -5,7 +5,7 @@
 
 namespace nibble {
 
-// Integer schemes of 2 to 8 bits, any blocking.
+// Integer schemes of 2 to 8 bits, any blocking, also with double-quantized scales; NF4 and FP4.
 SolverResult solve_rtn(const LinearProblem& problem);
 
 }  // namespace nibble

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "quantizers/solvers/gptq.h"
+#include "quantizers/solvers/kmeans.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
 #include "src/tensor/error.h"
@@ -31,7 +32,15 @@ SolvedLayer gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
           .dead_columns = found.dead_columns};
 }
 
-constexpr std::array<Solver, 2> kSolvers = {{
+SolvedLayer kmeans_row(const LinearProblem& problem, const LayerInputs& inputs,
+                       const SolverOptions& options) {
+  Vector importance;
+  if (inputs.H != nullptr) importance = inputs.H->diagonal();
+  const std::span weights(importance.data(), static_cast<size_t>(importance.size()));
+  return {.result = solve_kmeans(problem, options.kmeans, weights), .damping = {}};
+}
+
+constexpr std::array<Solver, 3> kSolvers = {{
     {.name = "rtn",
      .summary = "round to nearest, no calibration",
      .source = "the common baseline; rules as in src/quantized/range_rule.h",
@@ -42,6 +51,11 @@ constexpr std::array<Solver, 2> kSolvers = {{
      .source = "Frantar et al. 2022, arXiv 2210.17323, algorithm 1",
      .needs = Needs::kHessian,
      .solve = gptq_row},
+    {.name = "kmeans",
+     .summary = "levels that minimise the squared error, weighted by diag(H) where it is known",
+     .source = "k-means in one dimension, exact by dynamic programming",
+     .needs = Needs::kImportance,
+     .solve = kmeans_row},
 }};
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "kernels/factorize.h"
 #include "quantizers/solvers/gptq.h"
+#include "quantizers/solvers/kmeans.h"
 #include "quantizers/solvers/solver.h"
 #include "src/tensor/matrix.h"
 
@@ -30,6 +31,7 @@ struct LayerInputs {
 // The options of all solvers.
 struct SolverOptions {
   GptqOptions gptq;
+  KmeansOptions kmeans;
 };
 
 struct SolvedLayer {

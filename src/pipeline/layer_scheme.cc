@@ -4,6 +4,8 @@
 #include <array>
 #include <vector>
 
+#include "src/quantized/codebooks.h"
+#include "src/quantized/normal_float.h"
 #include "src/tensor/error.h"
 
 namespace nibble {
@@ -11,6 +13,7 @@ namespace {
 
 constexpr int kDefaultBits = 4;
 constexpr int64_t kDefaultGroup = 128;
+constexpr int64_t kDefaultTableBlock = 64;
 
 int64_t checked_group(int64_t group_size) {
   if (group_size == -1) return kAll;
@@ -33,10 +36,35 @@ int weight_only_bits(std::string_view name) {
 std::string weight_only_name(int bits) { return "w" + std::to_string(bits) + "a16"; }
 
 Scheme make_integers(const SchemeChoice& choice, Dtype scale_type) {
+  Scheme scheme = integer_scheme(weight_only_bits(choice.name),
+                                 checked_group(choice.group_size.value_or(kDefaultGroup)),
+                                 choice.symmetric.value_or(false), scale_type);
+  return choice.double_quant.value_or(false) ? double_quantized(std::move(scheme)) : scheme;
+}
+
+// 32 .. 4096: what bitsandbytes reads.
+int64_t checked_table_block(const SchemeChoice& choice) {
+  const int64_t block = choice.group_size.value_or(kDefaultTableBlock);
+  const bool is_power = block >= 32 && block <= 4096 && (block & (block - 1)) == 0;
+  if (is_power && choice.bits.value_or(4) == 4 && !choice.symmetric) return block;
+  throw Error("scheme", choice.name + " has 4 bits in blocks of 32, 64, .. 4096 weights",
+              "leave out bits and symmetry; -g sets the block (default: 64)");
+}
+
+Scheme make_nf4(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  return nf4_scheme(checked_table_block(choice), choice.double_quant.value_or(false));
+}
+
+Scheme make_kmeans(const SchemeChoice& choice, Dtype /*scale_type*/) {
   refuse_double_quant(choice, choice.name);
-  return integer_scheme(weight_only_bits(choice.name),
-                        checked_group(choice.group_size.value_or(kDefaultGroup)),
-                        choice.symmetric.value_or(false), scale_type);
+  if (choice.symmetric) {
+    throw Error("scheme", "codebooks are neither symmetric nor asymmetric", "leave it out");
+  }
+  return kmeans_scheme(choice.bits.value_or(kDefaultBits), checked_group(choice.group_size.value_or(-1)));
+}
+
+Scheme make_fp4(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  return fp4_scheme(checked_table_block(choice), choice.double_quant.value_or(false));
 }
 
 Scheme make_w8a8(const SchemeChoice& choice, Dtype scale_type, bool dynamic) {
@@ -59,7 +87,7 @@ Scheme make_static_w8a8(const SchemeChoice& choice, Dtype scale_type) {
   return make_w8a8(choice, scale_type, false);
 }
 
-constexpr std::array<NamedScheme, 9> kSchemes = {{
+constexpr std::array<NamedScheme, 12> kSchemes = {{
     {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
     {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
     {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
@@ -71,6 +99,9 @@ constexpr std::array<NamedScheme, 9> kSchemes = {{
      "compressed-tensors", make_dynamic_w8a8},
     {"w8a8-static", "the same, with one activation scale a layer from calibration",
      "compressed-tensors", make_static_w8a8},
+    {"nf4", "4 bits, levels of a normal distribution, blocks of 64", "bitsandbytes", make_nf4},
+    {"fp4", "4 bits, bitsandbytes' floating point, blocks of 64", "bitsandbytes", make_fp4},
+    {"kmeans", "codebooks of 2^bits levels, one a row or group", "nibble", make_kmeans},
 }};
 
 }  // namespace

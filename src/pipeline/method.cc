@@ -11,7 +11,7 @@ namespace {
 constexpr std::array<std::string_view, 1> kAwq = {"awq"};
 constexpr std::array<std::string_view, 1> kSmoothQuant = {"smoothquant"};
 
-constexpr std::array<Method, 6> kMethods = {{
+constexpr std::array<Method, 9> kMethods = {{
     {"rtn", "round to nearest, min-max ranges", "-", {}, "rtn", "", false},
     {"gptq",
      "codes column by column against the Hessian, refined, corrected for the quantized past",
@@ -27,6 +27,12 @@ constexpr std::array<Method, 6> kMethods = {{
      "Xiao et al. 2022, arXiv 2211.10438", kSmoothQuant, "rtn", "w8a8", true},
     {"smoothquant+gptq", "smoothquant's scales, then gptq", "both", kSmoothQuant, "gptq", "w8a8",
      true},
+    {"nf4", "16 levels of a normal distribution, blocks of 64",
+     "Dettmers et al. 2023, arXiv 2305.14314", {}, "rtn", "nf4", false},
+    {"fp4", "bitsandbytes' 4-bit floating point, blocks of 64", "bitsandbytes", {}, "rtn", "fp4",
+     false},
+    {"kmeans", "a codebook of its own for every row, the best there is, weighted by diag(H) if known",
+     "Lloyd 1982; exact in one dimension", {}, "kmeans", "kmeans", false},
 }};
 
 }  // namespace

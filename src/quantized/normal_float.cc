@@ -1,0 +1,276 @@
+#include "src/quantized/normal_float.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/range_rule.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kParallelBlocks = 1024;
+constexpr float kSmallestScale = 1e-38F;
+
+constexpr std::array<float, 16> kNf4 = {
+    -1.0F,
+    -0.6961928009986877F,
+    -0.5250730514526367F,
+    -0.39491748809814453F,
+    -0.28444138169288635F,
+    -0.18477343022823334F,
+    -0.09105003625154495F,
+    0.0F,
+    0.07958029955625534F,
+    0.16093020141124725F,
+    0.24611230194568634F,
+    0.33791524171829224F,
+    0.44070982933044434F,
+    0.5626170039176941F,
+    0.7229568362236023F,
+    1.0F};
+
+// In the order of the bits: sign, exponent, mantissa; not E2M1.
+constexpr std::array<float, 16> kFp4 = {0.0F,       0.0625F / 12, 8.0F / 12,  1.0F,
+                                        4.0F / 12,  6.0F / 12,    2.0F / 12,  3.0F / 12,
+                                        -0.0F,      -0.0625F / 12, -8.0F / 12, -1.0F,
+                                        -4.0F / 12, -6.0F / 12,   -2.0F / 12, -3.0F / 12};
+
+Scheme table_scheme(std::string name, std::span<const float> table, int64_t block,
+                    bool double_quant) {
+  Scheme scheme;
+  scheme.grid = {.kind = Grid::Kind::kTable,
+                 .bits = 4,
+                 .name = std::move(name),
+                 .table = {table.begin(), table.end()}};
+  scheme.blocking = {.rows = 1, .columns = block, .flattened = true};
+  scheme.scale = Parameter{.type = Dtype::kF32, .bits = 32};
+  return double_quant ? double_quantized(std::move(scheme)) : scheme;
+}
+
+// numpy's and torch's linspace(0.1, 1, points) in float: from both ends.
+std::vector<float> from_a_tenth_to_one(int points) {
+  const float step = (1.F - 0.1F) / static_cast<float>(points - 1);
+  std::vector<float> values;
+  for (int i = 0; i < points; ++i) {
+    values.push_back(i < points / 2 ? 0.1F + step * static_cast<float>(i)
+                                    : 1.F - step * static_cast<float>(points - 1 - i));
+  }
+  return values;
+}
+
+std::array<float, 256> make_dynamic_map() {
+  std::vector<float> values = {0.F, 1.F};
+  for (int e = 0; e <= 6; ++e) {
+    const std::vector<float> bounds = from_a_tenth_to_one((1 << e) + 1);
+    const auto power = static_cast<float>(std::pow(10., e - 6));
+    for (size_t j = 0; j + 1 < bounds.size(); ++j) {
+      const float value = power * ((bounds[j] + bounds[j + 1]) / 2.F);
+      values.push_back(value);
+      values.push_back(-value);
+    }
+  }
+  std::sort(values.begin(), values.end());
+  std::array<float, 256> map{};
+  std::copy(values.begin(), values.end(), map.begin());
+  return map;
+}
+
+// A table in ascending order, and where its levels change.
+struct Thresholds {
+  explicit Thresholds(const std::vector<float>& table) : codes(table.size()) {
+    std::iota(codes.begin(), codes.end(), uint8_t{0});
+    std::stable_sort(codes.begin(), codes.end(),
+                     [&](uint8_t a, uint8_t b) { return table[a] < table[b]; });
+    for (size_t i = 0; i + 1 < table.size(); ++i) {
+      bounds.push_back((table[codes[i]] + table[codes[i + 1]]) / 2.F);
+    }
+  }
+  // The number of bounds below x; their comparisons are independent, so that they vectorise.
+  uint8_t code(float x) const {
+    size_t below = 0;
+    for (const float bound : bounds) below += x > bound ? 1 : 0;
+    return codes[below];
+  }
+
+  std::vector<uint8_t> codes;
+  std::vector<float> bounds;
+};
+
+float largest_magnitude(std::span<const float> values) {
+  float largest = 0.F;
+  for (const float value : values) largest = std::max(largest, std::fabs(value));
+  return largest;
+}
+
+void check_finite(ConstMatrixRef W, const std::string& where) {
+  if (W.allFinite()) return;
+  for (int64_t n = 0; n < W.rows(); ++n) {
+    for (int64_t k = 0; k < W.cols(); ++k) {
+      if (std::isfinite(W(n, k))) continue;
+      throw Error(where,
+                  std::string(std::isnan(W(n, k)) ? "NaN" : "infinity") + " at row " +
+                      std::to_string(n) + ", column " + std::to_string(k),
+                  "is the checkpoint damaged?");
+    }
+  }
+}
+
+double relative_error(ConstMatrixRef W, const QuantizedLinear& q) {
+  const Matrix V = dequantize(q);
+  double error = 0;
+  double square = 0;
+  for (int64_t n = 0; n < W.rows(); ++n) {
+    error += (W.row(n) - V.row(n)).cast<double>().squaredNorm();
+    square += W.row(n).cast<double>().squaredNorm();
+  }
+  return square == 0 ? 0 : std::sqrt(error / square);
+}
+
+// The nearest value of the map, the lower of two as near, for x = scale / largest of its block. Its
+// lowest value stands at -1 while searching, as in bitsandbytes.
+uint8_t nearest_in_map(float x) {
+  const std::span<const float> map = dynamic_map();
+  const auto at = [&](int64_t i) { return i == 0 ? -1.F : map[static_cast<size_t>(i)]; };
+  const auto above = std::upper_bound(map.begin() + 1, map.end(), x);
+  const int64_t low = above - map.begin() - 1;
+  if (low == 255) return 255;
+  return static_cast<uint8_t>(std::fabs(x - at(low + 1)) < std::fabs(x - at(low)) ? low + 1 : low);
+}
+
+}  // namespace
+
+std::span<const float> dynamic_map() {
+  static const std::array<float, 256> map = make_dynamic_map();
+  return map;
+}
+
+Scheme nf4_scheme(int64_t block, bool double_quant) {
+  return table_scheme("nf4", kNf4, block, double_quant);
+}
+
+Scheme fp4_scheme(int64_t block, bool double_quant) {
+  return table_scheme("fp4", kFp4, block, double_quant);
+}
+
+Scheme double_quantized(Scheme scheme) {
+  const std::span<const float> map = dynamic_map();
+  scheme.scale = Parameter{
+      .type = Dtype::kU8,
+      .bits = 8,
+      .table = {map.begin(), map.end()},
+      .second = SecondLevel{.type = Dtype::kF32, .block = kNestedBlock, .has_offset = true}};
+  return scheme;
+}
+
+ParameterValues double_quantize(std::span<const float> scales, bool positive) {
+  const auto blocks = std::ssize(scales);
+  const int64_t nested = (blocks + kNestedBlock - 1) / kNestedBlock;
+  ParameterValues result;
+  result.values = Tensor::allocate(Dtype::kU8, {blocks});
+  result.second = Tensor::allocate(Dtype::kF32, {nested});
+  const double sum = std::accumulate(scales.begin(), scales.end(), 0.);
+  result.offset = static_cast<float>(sum / static_cast<double>(std::max<int64_t>(1, blocks)));
+  const auto stored = result.values.mutable_values<uint8_t>();
+  const auto seconds = result.second.mutable_values<float>();
+  for (int64_t block = 0; block < nested; ++block) {
+    const auto first = static_cast<size_t>(block * kNestedBlock);
+    const size_t count = std::min<size_t>(kNestedBlock, scales.size() - first);
+    std::vector<float> shifted(scales.begin() + static_cast<std::ptrdiff_t>(first),
+                               scales.begin() + static_cast<std::ptrdiff_t>(first + count));
+    for (float& scale : shifted) scale -= result.offset;
+    const float largest = largest_magnitude(shifted);
+    seconds[static_cast<size_t>(block)] = largest;
+    for (size_t i = 0; i < count; ++i) {
+      uint8_t byte = largest == 0.F ? nearest_in_map(0.F) : nearest_in_map(shifted[i] / largest);
+      while (positive && byte < 255 && dynamic_map()[byte] * largest + result.offset <= 0.F) ++byte;
+      stored[first + i] = byte;
+    }
+  }
+  return result;
+}
+
+RoundedLinear quantize_to_table(ConstMatrixRef W, const Scheme& scheme, const std::string& where) {
+  check_finite(W, where);
+  RoundedLinear rounded;
+  QuantizedLinear& q = rounded.q;
+  q.scheme = scheme;
+  q.N = W.rows();
+  q.K = W.cols();
+  q.codes = Tensor::allocate(Dtype::kU8, {q.N, q.K});
+  const Matrix flat = W;  // rows one after the other
+  const int64_t block = scheme.blocking.columns;
+  const int64_t blocks = block_count(scheme.blocking, q.N, q.K);
+  const Thresholds thresholds(scheme.grid.table);
+  std::vector<float> scales(static_cast<size_t>(blocks));
+  uint8_t* codes = q.codes.mutable_values<uint8_t>().data();
+#pragma omp parallel for schedule(static) if (blocks > kParallelBlocks)
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t first = b * block;
+    const int64_t count = std::min(block, W.size() - first);
+    const std::span<const float> values(flat.data() + first, static_cast<size_t>(count));
+    float scale = largest_magnitude(values);
+    const bool is_short = count < block;
+    if (is_short) scale = std::max(scale, kSmallestScale);
+    const float reciprocal = 1.F / std::max(scale, kSmallestScale);
+    for (int64_t i = 0; i < count; ++i) {
+      const float w = values[static_cast<size_t>(i)];
+      const float x = is_short ? w / scale : w * reciprocal;
+      codes[first + i] = thresholds.code(std::clamp(x, -1.F, 1.F));
+    }
+    scales[static_cast<size_t>(b)] = scale;
+  }
+  if (scheme.scale->second) {
+    q.scale = double_quantize(scales, false);
+  } else {
+    q.scale.values = Tensor::copy_of(Dtype::kF32, {blocks}, std::span<const float>(scales));
+  }
+  rounded.weight_error = relative_error(W, q);
+  return rounded;
+}
+
+RoundedLinear quantize_double(ConstMatrixRef W, const Scheme& scheme, const std::string& where) {
+  Scheme plain = scheme;
+  plain.scale = Parameter{.type = Dtype::kF32, .bits = 32};
+  RoundedLinear rounded;
+  rounded.q =
+      fit_parameters(W, plain, range_rules().front(), {}, where, &rounded.rounding);
+  QuantizedLinear& q = rounded.q;
+  const auto scales = q.scale.values.values<float>();
+  ParameterValues stored = double_quantize(scales, true);
+  stored.values = Tensor::copy_of(Dtype::kU8, q.scale.values.shape(),
+                                  stored.values.values<uint8_t>());
+  q.scheme = scheme;
+  q.scale = std::move(stored);
+  if (scheme.zero) {
+    const float highest = static_cast<float>((1 << scheme.grid.bits) - 1);
+    const std::vector<float> read = float_parameters(q).scale;
+    const auto zeros = q.zero.values.mutable_values<uint8_t>();
+    const int64_t width = scheme.blocking.columns == kAll ? q.K : scheme.blocking.columns;
+    for (int64_t n = 0; n < q.N; ++n) {
+      for (int64_t g = 0; g * width < q.K; ++g) {
+        const int64_t columns = std::min(width, q.K - g * width);
+        const float low = std::min(0.F, W.row(n).segment(g * width, columns).minCoeff());
+        const auto at = static_cast<size_t>(block_index(q, n, g * width));
+        zeros[at] = static_cast<uint8_t>(std::clamp(std::nearbyint(-low / read[at]), 0.F, highest));
+      }
+    }
+  }
+  rounded.weight_error = round_to_nearest(W, q);
+  return rounded;
+}
+
+}  // namespace nibble
