@@ -1,4 +1,6 @@
 // bitsandbytes' 4-bit checkpoints, as transformers saves them. Page: formats/bitsandbytes.md.
+#include "formats/packing/bitsandbytes.h"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -17,7 +19,6 @@
 #include "formats/format_rows.h"
 #include "formats/json.h"
 #include "formats/module_tensors.h"
-#include "formats/packing/bitsandbytes.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
@@ -40,9 +41,7 @@ std::optional<Scheme> table_scheme(const std::string& name, int64_t block, bool 
   return std::nullopt;
 }
 
-bool is_block(int64_t block) {
-  return block >= 32 && block <= 4096 && (block & (block - 1)) == 0;
-}
+bool is_block(int64_t block) { return block >= 32 && block <= 4096 && (block & (block - 1)) == 0; }
 
 Dtype scale_type(Dtype /*model_dtype*/) { return Dtype::kF32; }
 
@@ -86,7 +85,8 @@ Json quant_state(const FormatModule& module, std::optional<double> offset) {
 std::string state_text(const FormatModule& module, double offset) {
   const bool nested = is_double(scheme_of(module));
   std::string text;
-  const std::string compact = quant_state(module, nested ? std::optional(offset) : std::nullopt).dump();
+  const std::string compact =
+      quant_state(module, nested ? std::optional(offset) : std::nullopt).dump();
   bool quoted = false;
   for (const char c : compact) {
     quoted = quoted != (c == '"');
@@ -167,7 +167,8 @@ Json config(std::span<const FormatModule> modules) {
                is_double(*first->scheme) != is_double(*module.scheme)) {
       throw Error(module.name,
                   "bitsandbytes has one 4-bit type for a model, and this layer's differs from that "
-                  "of " + first->name,
+                  "of " +
+                      first->name,
                   "the format 'nibble' holds both");
     }
   }
@@ -225,8 +226,13 @@ std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::str
 
 Json read_state(const Checkpoint& checkpoint, const std::string& name) {
   const TensorInfo& info = checkpoint.info(name).info;
-  if (info.dtype != Dtype::kU8 || info.shape.size() != 1) {
-    throw Error(where_of(checkpoint, name), "expected U8 [length]: a JSON text");
+  if (info.dtype != Dtype::kU8) {
+    throw Error(where_of(checkpoint, name),
+                std::string(dtype_name(info.dtype)) + ", expected U8: a JSON text");
+  }
+  if (info.shape.size() != 1) {
+    throw Error(where_of(checkpoint, name),
+                "shape " + to_string(info.shape) + ", expected [length]: a JSON text");
   }
   const Tensor tensor = checkpoint.tensor(name);
   const auto bytes = tensor.values<uint8_t>();
@@ -280,16 +286,14 @@ void check_shape(const Json& state, const std::string& where, int64_t N, int64_t
 
 // weight [ceil(N K / 2), 1] of bytes, or as many bytes of a wider storage type.
 Tensor read_words(const Checkpoint& checkpoint, const std::string& name, int64_t words) {
-  const Tensor stored = checkpoint.tensor(name);
-  const bool is_column = stored.shape().size() == 2 && stored.shape()[1] == 1;
-  if (!is_column || std::ssize(stored.bytes()) != words) {
-    throw Error(where_of(checkpoint, name),
-                to_string(stored.shape()) + " of " + std::string(dtype_name(stored.dtype())) +
-                    ", expected " + std::to_string(words) + " bytes in a column");
-  }
-  return Tensor::copy_of(
-      Dtype::kU8, {words},
-      std::span(reinterpret_cast<const uint8_t*>(stored.bytes().data()), stored.bytes().size()));
+  const Dtype dtype = checkpoint.info(name).info.dtype;
+  const int64_t width = dtype_bits(dtype) / 8;
+  const Tensor stored = checked_tensor(
+      checkpoint, name, {Dtype::kU8, Dtype::kI8, Dtype::kF16, Dtype::kBF16, Dtype::kF32},
+      {width == 0 ? words : divide_up(words, width), 1});
+  const std::span<const std::byte> bytes = stored.bytes().first(static_cast<size_t>(words));
+  return Tensor::copy_of(Dtype::kU8, {words},
+                         std::span(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()));
 }
 
 QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
@@ -306,12 +310,11 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
   q.scheme = read_scheme(checkpoint, module, state, where);
   const int64_t blocks = block_count(q.scheme.blocking, N, K);
   const bool nested = is_double(q.scheme);
-  q.scale.values = checked_tensor(checkpoint, weight + ".absmax",
-                                  {nested ? Dtype::kU8 : Dtype::kF32}, {blocks});
+  q.scale.values =
+      checked_tensor(checkpoint, weight + ".absmax", {nested ? Dtype::kU8 : Dtype::kF32}, {blocks});
   if (nested) {
-    q.scale.second =
-        checked_tensor(checkpoint, weight + ".nested_absmax", {Dtype::kF32},
-                       {divide_up(blocks, q.scheme.scale->second->block)});
+    q.scale.second = checked_tensor(checkpoint, weight + ".nested_absmax", {Dtype::kF32},
+                                    {divide_up(blocks, q.scheme.scale->second->block)});
     q.scale.offset = read_offset(state, where);
   }
   q.codes = unpacked<BitsandbytesCodes>(

@@ -60,7 +60,8 @@ Scheme make_kmeans(const SchemeChoice& choice, Dtype /*scale_type*/) {
   if (choice.symmetric) {
     throw Error("scheme", "codebooks are neither symmetric nor asymmetric", "leave it out");
   }
-  return kmeans_scheme(choice.bits.value_or(kDefaultBits), checked_group(choice.group_size.value_or(-1)));
+  return kmeans_scheme(choice.bits.value_or(kDefaultBits),
+                       checked_group(choice.group_size.value_or(-1)));
 }
 
 Scheme make_fp4(const SchemeChoice& choice, Dtype /*scale_type*/) {

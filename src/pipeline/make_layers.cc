@@ -40,10 +40,15 @@ void add_note(std::string& notes, const std::string& note) {
 // The guard is worth its windows where methods may lose: at 3 bits and fewer.
 constexpr int kGuardedBits = 3;
 
+// Codebooks have no rounding to nearest to fall back on.
+bool can_be_guarded(const PlannedModule& module) {
+  return module.target.scheme && module.solver->needs == Needs::kHessian;
+}
+
 bool guards(const Recipe& recipe, const Plan& plan) {
-  if (recipe.guard) return *recipe.guard;
-  return std::any_of(plan.modules.begin(), plan.modules.end(), [](const PlannedModule& m) {
-    return m.target.scheme && m.target.scheme->grid.bits <= kGuardedBits;
+  return std::any_of(plan.modules.begin(), plan.modules.end(), [&](const PlannedModule& m) {
+    return can_be_guarded(m) &&
+           recipe.guard.value_or(m.target.scheme->grid.bits <= kGuardedBits);
   });
 }
 
@@ -303,7 +308,7 @@ class LayerMaker::State {
   void guard(const PlannedModule& module, const Matrix& W, const Group& group, SolvedLayer& solved,
              ModuleReport& row) const {
     const Solver& rounding = solver("rtn");
-    if (module.solver == &rounding || group.inputs.held_out.inputs.tokens == 0) return;
+    if (!can_be_guarded(module) || group.inputs.held_out.inputs.tokens == 0) return;
     const Judge judge(W, group.inputs.held_out);
     SolvedLayer rounded = solve(rounding, module, W, {});
     if (judge.loss(rounded.result.q) >= judge.loss(solved.result.q)) return;

@@ -25,29 +25,27 @@ namespace {
 constexpr int64_t kParallelBlocks = 1024;
 constexpr float kSmallestScale = 1e-38F;
 
-constexpr std::array<float, 16> kNf4 = {
-    -1.0F,
-    -0.6961928009986877F,
-    -0.5250730514526367F,
-    -0.39491748809814453F,
-    -0.28444138169288635F,
-    -0.18477343022823334F,
-    -0.09105003625154495F,
-    0.0F,
-    0.07958029955625534F,
-    0.16093020141124725F,
-    0.24611230194568634F,
-    0.33791524171829224F,
-    0.44070982933044434F,
-    0.5626170039176941F,
-    0.7229568362236023F,
-    1.0F};
+constexpr std::array<float, 16> kNf4 = {-1.0F,
+                                        -0.6961928009986877F,
+                                        -0.5250730514526367F,
+                                        -0.39491748809814453F,
+                                        -0.28444138169288635F,
+                                        -0.18477343022823334F,
+                                        -0.09105003625154495F,
+                                        0.0F,
+                                        0.07958029955625534F,
+                                        0.16093020141124725F,
+                                        0.24611230194568634F,
+                                        0.33791524171829224F,
+                                        0.44070982933044434F,
+                                        0.5626170039176941F,
+                                        0.7229568362236023F,
+                                        1.0F};
 
 // In the order of the bits: sign, exponent, mantissa; not E2M1.
-constexpr std::array<float, 16> kFp4 = {0.0F,       0.0625F / 12, 8.0F / 12,  1.0F,
-                                        4.0F / 12,  6.0F / 12,    2.0F / 12,  3.0F / 12,
-                                        -0.0F,      -0.0625F / 12, -8.0F / 12, -1.0F,
-                                        -4.0F / 12, -6.0F / 12,   -2.0F / 12, -3.0F / 12};
+constexpr std::array<float, 16> kFp4 = {
+    0.0F,  0.0625F / 12,  8.0F / 12,  1.0F,  4.0F / 12,  6.0F / 12,  2.0F / 12,  3.0F / 12,
+    -0.0F, -0.0625F / 12, -8.0F / 12, -1.0F, -4.0F / 12, -6.0F / 12, -2.0F / 12, -3.0F / 12};
 
 Scheme table_scheme(std::string name, std::span<const float> table, int64_t block,
                     bool double_quant) {
@@ -61,13 +59,13 @@ Scheme table_scheme(std::string name, std::span<const float> table, int64_t bloc
   return double_quant ? double_quantized(std::move(scheme)) : scheme;
 }
 
-// numpy's and torch's linspace(0.1, 1, points) in float: from both ends.
+// torch's linspace(0.1, 1, points) in float: from both ends, products not rounded.
 std::vector<float> from_a_tenth_to_one(int points) {
   const float step = (1.F - 0.1F) / static_cast<float>(points - 1);
   std::vector<float> values;
   for (int i = 0; i < points; ++i) {
-    values.push_back(i < points / 2 ? 0.1F + step * static_cast<float>(i)
-                                    : 1.F - step * static_cast<float>(points - 1 - i));
+    values.push_back(i < points / 2 ? std::fma(step, static_cast<float>(i), 0.1F)
+                                    : std::fma(-step, static_cast<float>(points - 1 - i), 1.F));
   }
   return values;
 }
@@ -140,15 +138,19 @@ double relative_error(ConstMatrixRef W, const QuantizedLinear& q) {
   return square == 0 ? 0 : std::sqrt(error / square);
 }
 
-// The nearest value of the map, the lower of two as near, for x = scale / largest of its block. Its
-// lowest value stands at -1 while searching, as in bitsandbytes.
+// The nearest value of the map, the lower of two as near, of x = scale / largest of its block. As
+// in bitsandbytes' CPU program x is first rounded to one of 2^16 points from -1 to 1.
 uint8_t nearest_in_map(float x) {
+  constexpr float kHalfPoints = 32767.5F;
+  const double point = std::floor((x + 1.F) * kHalfPoints + 0.5F);
+  const double rounded = point / static_cast<double>(kHalfPoints) - 1.;
   const std::span<const float> map = dynamic_map();
-  const auto at = [&](int64_t i) { return i == 0 ? -1.F : map[static_cast<size_t>(i)]; };
-  const auto above = std::upper_bound(map.begin() + 1, map.end(), x);
-  const int64_t low = above - map.begin() - 1;
-  if (low == 255) return 255;
-  return static_cast<uint8_t>(std::fabs(x - at(low + 1)) < std::fabs(x - at(low)) ? low + 1 : low);
+  const auto distance = [&](int64_t i) {
+    return std::fabs(rounded - static_cast<double>(map[static_cast<size_t>(i)]));
+  };
+  const auto above = std::upper_bound(map.begin(), map.end(), rounded);
+  const int64_t low = std::max<int64_t>(0, above - map.begin() - 1);
+  return static_cast<uint8_t>(low < 255 && distance(low + 1) < distance(low) ? low + 1 : low);
 }
 
 }  // namespace
@@ -195,7 +197,7 @@ ParameterValues double_quantize(std::span<const float> scales, bool positive) {
     const float largest = largest_magnitude(shifted);
     seconds[static_cast<size_t>(block)] = largest;
     for (size_t i = 0; i < count; ++i) {
-      uint8_t byte = largest == 0.F ? nearest_in_map(0.F) : nearest_in_map(shifted[i] / largest);
+      uint8_t byte = nearest_in_map(shifted[i] * (1.F / std::max(largest, kSmallestScale)));
       while (positive && byte < 255 && dynamic_map()[byte] * largest + result.offset <= 0.F) ++byte;
       stored[first + i] = byte;
     }
@@ -246,13 +248,12 @@ RoundedLinear quantize_double(ConstMatrixRef W, const Scheme& scheme, const std:
   Scheme plain = scheme;
   plain.scale = Parameter{.type = Dtype::kF32, .bits = 32};
   RoundedLinear rounded;
-  rounded.q =
-      fit_parameters(W, plain, range_rules().front(), {}, where, &rounded.rounding);
+  rounded.q = fit_parameters(W, plain, range_rules().front(), {}, where, &rounded.rounding);
   QuantizedLinear& q = rounded.q;
   const auto scales = q.scale.values.values<float>();
   ParameterValues stored = double_quantize(scales, true);
-  stored.values = Tensor::copy_of(Dtype::kU8, q.scale.values.shape(),
-                                  stored.values.values<uint8_t>());
+  stored.values =
+      Tensor::copy_of(Dtype::kU8, q.scale.values.shape(), stored.values.values<uint8_t>());
   q.scheme = scheme;
   q.scale = std::move(stored);
   if (scheme.zero) {

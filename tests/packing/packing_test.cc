@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "formats/packing/awq.h"
-#include "formats/packing/bitsandbytes.h"
 #include "formats/packing/bit_stream.h"
+#include "formats/packing/bitsandbytes.h"
 #include "formats/packing/compressed_tensors.h"
 #include "formats/packing/gptq.h"
 #include "formats/packing/matrix.h"
@@ -38,10 +38,10 @@ using AllPackings = ::testing::Types<
     Row<CompressedTensorsZeros<8>>, Row<CompressedTensorsPaddedZeros<3>>,
     Row<GptqWeights<2>, 1, 16>, Row<GptqWeights<3>, 1, 32>, Row<GptqWeights<4>, 1, 8>,
     Row<GptqWeights<8>, 1, 4>, Row<GptqZeros<2>, 16>, Row<GptqZeros<3>, 32>, Row<GptqZeros<4>, 8>,
-    Row<GptqZeros<8>, 4>, Row<AwqCodes, 8>, Row<BitsandbytesCodes>, Row<NibbleCodes<1>>, Row<NibbleCodes<2>>,
-    Row<NibbleCodes<3>>, Row<NibbleCodes<4>>, Row<NibbleCodes<5>>, Row<NibbleCodes<6>>,
-    Row<NibbleCodes<7>>, Row<NibbleCodes<8>>, Row<Rows<2>>, Row<Rows<3>>, Row<Rows<4>>,
-    Row<Rows<8>>>;
+    Row<GptqZeros<8>, 4>, Row<AwqCodes, 8>, Row<BitsandbytesCodes>, Row<NibbleCodes<1>>,
+    Row<NibbleCodes<2>>, Row<NibbleCodes<3>>, Row<NibbleCodes<4>>, Row<NibbleCodes<5>>,
+    Row<NibbleCodes<6>>, Row<NibbleCodes<7>>, Row<NibbleCodes<8>>, Row<Rows<2>>, Row<Rows<3>>,
+    Row<Rows<4>>, Row<Rows<8>>>;
 
 struct ShapeNK {
   int64_t N, K;

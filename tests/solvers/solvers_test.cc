@@ -5,6 +5,7 @@
 #include <set>
 #include <string>
 
+#include "src/quantized/codebooks.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
@@ -26,8 +27,11 @@ TEST(Solvers, EveryRowRoundsALayerTheSameTwice) {
     EXPECT_TRUE(names.emplace(row.name).second) << row.name;
     EXPECT_FALSE(row.summary.empty());
     EXPECT_FALSE(row.source.empty());
+    const bool is_kmeans = row.name == "kmeans";
     const LinearProblem problem = {
-        .W = W, .scheme = integer_scheme(4, 32, false, Dtype::kF16), .where = "layer"};
+        .W = W,
+        .scheme = is_kmeans ? kmeans_scheme(4) : integer_scheme(4, 32, false, Dtype::kF16),
+        .where = "layer"};
     const LayerInputs inputs = {.H = &H, .factorization = &factorization};
     const SolverResult first = row.solve(problem, inputs, {}).result;
     EXPECT_NO_THROW(check(first.q, "layer"));

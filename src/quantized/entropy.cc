@@ -1,0 +1,84 @@
+#include "src/quantized/entropy.h"
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <numeric>
+#include <queue>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "src/quantized/quantized_linear.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kParallelCodes = 1 << 20;
+constexpr int64_t kTableEntryBits = 8;  // no word of 256 symbols is longer than 255 bits
+
+}  // namespace
+
+std::array<int64_t, 256> code_counts(const QuantizedLinear& q) {
+  const auto codes = q.codes.values<uint8_t>();
+  std::array<int64_t, 256> counts{};
+#pragma omp parallel if (std::ssize(codes) > kParallelCodes)
+  {
+    // Two tables: equal neighbours do not wait for each other's sums.
+    std::array<std::array<int64_t, 256>, 2> own{};
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < codes.size(); ++i) ++own[i % 2][codes[i]];
+#pragma omp critical
+    for (size_t c = 0; c < counts.size(); ++c) counts[c] += own[0][c] + own[1][c];
+  }
+  return counts;
+}
+
+double entropy_bits(std::span<const int64_t> counts) {
+  const auto total = static_cast<double>(std::accumulate(counts.begin(), counts.end(), int64_t{0}));
+  double bits = 0.;
+  for (const int64_t count : counts) {
+    if (count == 0) continue;
+    const double p = static_cast<double>(count) / total;
+    bits -= p * std::log2(p);
+  }
+  return bits;
+}
+
+std::vector<int> huffman_lengths(std::span<const int64_t> counts) {
+  using Node = std::pair<int64_t, size_t>;  // count, index; the lighter first
+  std::priority_queue<Node, std::vector<Node>, std::greater<>> roots;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0) roots.emplace(counts[i], i);
+  }
+  std::vector<size_t> parent(counts.size());  // inner nodes follow, children before parents
+  while (roots.size() > 1) {
+    const Node first = roots.top();
+    roots.pop();
+    const Node second = roots.top();
+    roots.pop();
+    parent[first.second] = parent[second.second] = parent.size();
+    roots.emplace(first.first + second.first, parent.size());
+    parent.push_back(0);
+  }
+  std::vector<int> depth(parent.size(), 0);
+  for (size_t node = parent.size(); node-- > 0;) {
+    if (parent[node] > node) depth[node] = depth[parent[node]] + 1;
+  }
+  depth.resize(counts.size());
+  return depth;
+}
+
+CodeSizes code_sizes(const QuantizedLinear& q) {
+  const auto counts = code_counts(q);
+  const auto lengths = huffman_lengths(counts);
+  CodeSizes sizes;
+  sizes.entropy_bits = entropy_bits(counts);
+  for (size_t c = 0; c < counts.size(); ++c) sizes.huffman_bits += counts[c] * lengths[c];
+  sizes.huffman_table_bits = kTableEntryBits << q.scheme.grid.bits;
+  return sizes;
+}
+
+}  // namespace nibble
