@@ -92,6 +92,9 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
                                {"output_error", number_or_null(module.output_error)},
                                {"held_out_error", number_or_null(module.held_out_error)},
                                {"damping", number_or_null(module.damping)},
+                               {"snr_db", module.snr_db},
+                               {"entropy_bits", module.entropy_bits},
+                               {"huffman_bits", module.huffman_bits},
                                {"clipped_groups", module.clipped_groups},
                                {"seconds", module.seconds},
                                {"note", module.note}});
@@ -100,19 +103,48 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
   return json;
 }
 
+// The error that counts: of the outputs where it is known.
+double error_of(const ModuleReport& module) {
+  return module.held_out_error.value_or(module.output_error.value_or(module.weight_error));
+}
+
+std::string percent(std::optional<double> share) {
+  return share ? format_number(100 * *share, 2) + " %" : "-";
+}
+
+// The five layers with the largest errors, and what may help them.
+void print_worst(const Plan& plan, const QuantizeReport& report) {
+  constexpr size_t kShown = 5;
+  std::vector<const ModuleReport*> modules;
+  for (const ModuleReport& module : report.modules) modules.push_back(&module);
+  const size_t shown = std::min(kShown, modules.size());
+  if (shown == 0) return;
+  std::partial_sort(
+      modules.begin(), modules.begin() + static_cast<std::ptrdiff_t>(shown), modules.end(),
+      [](const ModuleReport* a, const ModuleReport* b) { return error_of(*a) > error_of(*b); });
+  std::vector<std::vector<std::string>> rows = {
+      {"worst layers", "weight error", "output error", "held out", "SNR", "entropy", "solver"}};
+  for (size_t i = 0; i < shown; ++i) {
+    const ModuleReport& module = *modules[i];
+    rows.push_back({module.name, percent(module.weight_error), percent(module.output_error),
+                    percent(module.held_out_error), format_number(module.snr_db, 1) + " dB",
+                    format_number(module.entropy_bits, 2) + " bits", module.solver});
+  }
+  print(format_table(rows));
+  const int bits = plan.recipe.layers.scheme.bits.value_or(4);
+  if (bits < 8 && error_of(*modules[0]) > 0.2) {
+    print("more bits for them: --recipe FILE with 'rules: [{modules: \"" + modules[0]->name +
+          "\", bits: " + std::to_string(bits + 1) + "}]'");
+  }
+}
+
 void print_report(const Plan& plan, const QuantizeReport& report, const std::string& output) {
-  const auto worst = std::max_element(
-      report.modules.begin(), report.modules.end(),
-      [](const auto& a, const auto& b) { return a.weight_error < b.weight_error; });
   print("wrote " + output + " (" + std::string(plan.format->name) + ")");
   print(std::to_string(report.modules.size()) + " linear layers, method " + plan.recipe.method +
         ", " + format_number(plan.bits_per_weight, 3) + " bits per weight, " +
         format_bytes(plan.bytes_in) + " -> " + format_bytes(report.bytes_out) + " in " +
         format_seconds(report.seconds) + ", peak memory " + format_bytes(report.peak_ram_bytes));
-  if (worst != report.modules.end()) {
-    print("largest weight error " + format_number(100 * worst->weight_error, 2) + " % (" +
-          worst->name + ")");
-  }
+  print_worst(plan, report);
   print("verified: every code, parameter and untouched tensor reads back as meant");
 }
 

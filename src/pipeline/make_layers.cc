@@ -22,6 +22,7 @@
 #include "src/pipeline/fold.h"
 #include "src/pipeline/held_out.h"
 #include "src/pipeline/saved_statistics.h"
+#include "src/quantized/entropy.h"
 #include "src/tensor/error.h"
 
 namespace nibble {
@@ -47,8 +48,7 @@ bool can_be_guarded(const PlannedModule& module) {
 
 bool guards(const Recipe& recipe, const Plan& plan) {
   return std::any_of(plan.modules.begin(), plan.modules.end(), [&](const PlannedModule& m) {
-    return can_be_guarded(m) &&
-           recipe.guard.value_or(m.target.scheme->grid.bits <= kGuardedBits);
+    return can_be_guarded(m) && recipe.guard.value_or(m.target.scheme->grid.bits <= kGuardedBits);
   });
 }
 
@@ -105,8 +105,17 @@ class LayerMaker::State {
     if (!module.module.weight.empty()) plan_.checkpoint->release(module.module.weight);
     const bool has_inputs = inputs_ != nullptr && module.module.block >= 0;
     QuantizedLinear q = has_inputs ? make_calibrated(module, W, row) : make_alone(module, W, row);
+    measure(q, row);
     report_.modules.push_back(std::move(row));
     return q;
+  }
+
+  static void measure(const QuantizedLinear& q, ModuleReport& row) {
+    row.snr_db = row.weight_error > 0 ? -20 * std::log10(row.weight_error) : 0;
+    const CodeSizes sizes = code_sizes(q);
+    row.entropy_bits = sizes.entropy_bits;
+    row.huffman_bits = static_cast<double>(sizes.huffman_bits + sizes.huffman_table_bits) /
+                       static_cast<double>(q.N * q.K);
   }
 
   std::vector<NamedTensor> take_rewritten() { return std::exchange(rewritten_, {}); }
