@@ -36,6 +36,7 @@ Json to_json(const CalibrateReport& report, const std::string& output) {
                               {"dead", group.dead},
                               {"rank_poor", group.rank_poor}});
   }
+  json["calibration_data"] = describe(report.lint);
   json["warnings"] = report.warnings;
   return json;
 }
@@ -67,6 +68,9 @@ int run(const Typed& typed, const CommandLine& line) {
       parse_integer_type(typed.ids_dtype, "--ids-dtype");
   const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(typed.model));
   const CalibrateReport report = calibrate(checkpoint, options, make_progress(line));
+  for (const std::string& fact : describe(report.lint)) {
+    if (!line.quiet) print_message("calibration: " + fact);
+  }
   for (const std::string& warning : report.warnings) print_message("warning: " + warning);
   if (line.json) {
     print_json(to_json(report, options.output.string()));
@@ -85,6 +89,8 @@ void declare_calibrate(CLI::App& command, CommandLine& line) {
   command.add_option("-o,--output", options.output, "file to write (.safetensors)")->required();
   declare_windows(command, options.calibration, typed->ids_dtype);
   command.get_option("--dataset")->required();
+  command.add_option("--overlap", options.overlap,
+                     "evaluation data: say how much of it calibration has seen");
   command.add_flag("--hold-out", options.hold_out,
                    "keep every 8th window apart, for the guard of quantize");
   command.add_flag("--force", options.force, "replace an existing file");

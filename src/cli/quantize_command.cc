@@ -65,6 +65,7 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
   json["method"] = plan.recipe.method;
   json["recipe"] = to_json(plan.recipe);
   json["calibration"] = report.calibration;
+  json["calibration_data"] = report.data;
   json["bits_per_weight"] = plan.bits_per_weight;
   json["bytes_in"] = plan.bytes_in;
   json["bytes_out"] = report.bytes_out;
@@ -93,6 +94,7 @@ Json to_json(const Plan& plan, const QuantizeReport& report, const std::string& 
                                {"held_out_error", number_or_null(module.held_out_error)},
                                {"damping", number_or_null(module.damping)},
                                {"snr_db", module.snr_db},
+                               {"clip_share", module.clip_share},
                                {"entropy_bits", module.entropy_bits},
                                {"huffman_bits", module.huffman_bits},
                                {"clipped_groups", module.clipped_groups},
@@ -158,6 +160,9 @@ int run(const Typed& typed, const CommandLine& line) {
   const Plan plan = make_plan(recipe, checkpoint);
   if (recipe.method.empty() && !line.quiet) print_message("method: " + plan.recipe.method);
   const QuantizeReport report = quantize(plan, output, make_progress(line));
+  for (const std::string& fact : report.data) {
+    if (!line.quiet) print_message("calibration: " + fact);
+  }
   for (const std::string& warning : report.warnings) print_message("warning: " + warning);
   for (const ModuleReport& module : report.modules) {
     if (!module.note.empty()) print_message("note: " + module.name + ": " + module.note);
@@ -189,6 +194,8 @@ void declare_recipe(CLI::App& command, Typed& typed) {
 
 void declare_calibration(CLI::App& command, Typed& typed) {
   declare_windows(command, typed.recipe.calibration, typed.ids_dtype);
+  command.add_option("--overlap", typed.recipe.overlap,
+                     "evaluation data: say how much of it calibration has seen");
   command.add_option("--stats", typed.recipe.statistics,
                      "statistics of 'nibble calibrate' instead of a dataset");
   command

@@ -70,12 +70,23 @@ class BlockSums {
 
 }  // namespace
 
-CalibrationWindows read_windows(const Checkpoint& checkpoint, const Config& config,
-                                CalibrationOptions options) {
+CalibrationData read_windows(const Checkpoint& checkpoint, const Config& config,
+                             CalibrationOptions options, const std::filesystem::path& evaluation) {
   options.seq_len = std::min(options.seq_len, config.context);
   std::optional<Tokenizer> tokenizer;
-  if (!dataset_is_ids(options.dataset)) tokenizer = Tokenizer::open(checkpoint.folder());
-  return calibration_windows(options, tokenizer ? &*tokenizer : nullptr, config.vocabulary_size);
+  const bool needs_tokenizer =
+      !dataset_is_ids(options.dataset) || (!evaluation.empty() && !dataset_is_ids(evaluation));
+  if (needs_tokenizer) tokenizer = Tokenizer::open(checkpoint.folder());
+  const Tokenizer* const known = tokenizer ? &*tokenizer : nullptr;
+  std::vector<int32_t> stream;
+  if (!evaluation.empty()) {
+    stream = token_stream(read_dataset(evaluation, options.dataset_options), known,
+                          config.vocabulary_size);
+  }
+  CalibrationData data;
+  data.windows = calibration_windows(options, known, config.vocabulary_size);
+  data.lint = lint_calibration(data.windows, known, stream);
+  return data;
 }
 
 CalibrateReport calibrate(std::shared_ptr<const Checkpoint> checkpoint,
@@ -83,8 +94,11 @@ CalibrateReport calibrate(std::shared_ptr<const Checkpoint> checkpoint,
   const auto start = std::chrono::steady_clock::now();
   MemoryMeter memory;
   const Model model(checkpoint);
-  const CalibrationWindows windows = read_windows(*checkpoint, model.config(), options.calibration);
+  const CalibrationData data =
+      read_windows(*checkpoint, model.config(), options.calibration, options.overlap);
+  const CalibrationWindows& windows = data.windows;
   CalibrateReport report;
+  report.lint = data.lint;
   report.warnings = windows.notes;
   report.tokens = windows.windows * windows.seq_len;
   report.origin = origin_of(*checkpoint, windows, options.calibration);

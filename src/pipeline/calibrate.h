@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "calibration/lint.h"
 #include "calibration/windows.h"
 #include "formats/checkpoint.h"
 #include "src/model/config.h"
@@ -16,14 +17,22 @@
 
 namespace nibble {
 
+struct CalibrationData {
+  CalibrationWindows windows;
+  CalibrationLint lint;
+};
+
 // The windows of a calibration for one model: tokenized by its tokenizer, at most its context long.
-CalibrationWindows read_windows(const Checkpoint& checkpoint, const Config& config,
-                                CalibrationOptions options);
+// evaluation: a dataset that they should not share text with; empty: none.
+CalibrationData read_windows(const Checkpoint& checkpoint, const Config& config,
+                             CalibrationOptions options,
+                             const std::filesystem::path& evaluation = {});
 
 struct CalibrateOptions {
   CalibrationOptions calibration;
   std::filesystem::path output;
-  bool hold_out = false;  // every 8th window goes to statistics of its own, for the guard
+  std::filesystem::path overlap;  // evaluation data to compare the windows with; empty: none
+  bool hold_out = false;          // every 8th window goes to statistics of its own, for the guard
   bool force = false;
 };
 
@@ -37,6 +46,7 @@ struct CalibrateReport {
   };
   StatisticsOrigin origin;
   std::vector<Group> groups;
+  CalibrationLint lint;
   std::vector<std::string> warnings;
   int64_t tokens = 0;
   int64_t bytes_out = 0;

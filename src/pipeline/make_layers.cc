@@ -132,8 +132,10 @@ class LayerMaker::State {
   void open_inputs() {
     const Recipe& recipe = plan_.recipe;
     if (recipe.statistics.empty()) {
-      CalibrationWindows windows =
-          read_windows(*plan_.checkpoint, plan_.layout.config, recipe.calibration);
+      CalibrationData data =
+          read_windows(*plan_.checkpoint, plan_.layout.config, recipe.calibration, recipe.overlap);
+      const CalibrationWindows& windows = data.windows;
+      report_.data = describe(data.lint);
       add_warnings(windows.notes);
       report_.calibration = {{"past", "quantized"},
                              {"dataset", dataset_fingerprint(windows)},
@@ -164,7 +166,7 @@ class LayerMaker::State {
     const Recipe& recipe = plan_.recipe;
     if (recipe.calibration.dataset.empty()) return;
     const CalibrationWindows windows =
-        read_windows(*plan_.checkpoint, plan_.layout.config, recipe.calibration);
+        read_windows(*plan_.checkpoint, plan_.layout.config, recipe.calibration).windows;
     const std::string dataset = dataset_fingerprint(windows);
     if (dataset == origin.dataset) return;
     throw Error(recipe.statistics.string(),
@@ -182,7 +184,9 @@ class LayerMaker::State {
     SolvedLayer solved = solve(module, W, {});
     row.seconds = seconds_since(start);
     describe_solution(solved, row);
-    row.weight_error = solved.result.weight_error;
+    const LayerErrors errors = layer_errors(W, solved.result.q);
+    row.weight_error = errors.weight_error;
+    row.clip_share = errors.clip_share;
     return std::move(solved.result.q);
   }
 
@@ -201,7 +205,9 @@ class LayerMaker::State {
     describe_solution(solved, row);
     QuantizedLinear& q = solved.result.q;
     set_input_scale(group, q);
-    row.weight_error = weight_error(W, q);
+    const LayerErrors errors = layer_errors(W, q);
+    row.weight_error = errors.weight_error;
+    row.clip_share = errors.clip_share;
     row.output_error = output_error(W, group.inputs.fitted.inputs.H, q);
     if (group.inputs.held_out.inputs.tokens > 0) {
       row.held_out_error = output_error(W, group.inputs.held_out.inputs.H, q);

@@ -31,6 +31,7 @@ struct ModuleReport {
   std::optional<double> held_out_error;  // the same on windows kept out of it, where there are any
   std::optional<double> damping;         // share of the Hessian's mean diagonal
   double snr_db = 0;                     // of the weights: -20 log10(weight_error)
+  double clip_share = 0;                 // of weights beyond the ends of their block's grid
   double entropy_bits = 0;               // of a code
   double huffman_bits = 0;               // a weight, codes in their optimal prefix code, table too
   int64_t clipped_groups = 0;            // whose range awq's clip search shrank
@@ -54,7 +55,8 @@ struct TransformReport {
 struct QuantizeReport {
   std::vector<ModuleReport> modules;
   std::vector<TransformReport> transforms;
-  Json calibration;  // what the statistics are of; null without
+  std::vector<std::string> data;  // what calibration saw, a sentence each
+  Json calibration;               // what the statistics are of; null without
   std::vector<std::string> warnings;
   int64_t bytes_out = 0;  // of all files
   int64_t peak_ram_bytes = 0;

@@ -205,6 +205,7 @@ void visit_recipe(Fields& fields, Recipe& recipe) {
     inner.field("seq_len", recipe.calibration.seq_len);
     inner.field("seed", recipe.calibration.seed);
     inner.field("pack", recipe.calibration.pack);
+    inner.field("overlap", recipe.overlap);
     inner.field("statistics", recipe.statistics);
   });
   fields.section("gptq", [&](auto& inner) {
@@ -314,7 +315,8 @@ Recipe read_recipe(const std::filesystem::path& file) {
   visit_recipe(reader, recipe);
   reader.finish();
   check_values(recipe, where);
-  for (std::filesystem::path* path : {&recipe.calibration.dataset, &recipe.statistics}) {
+  for (std::filesystem::path* path :
+       {&recipe.calibration.dataset, &recipe.statistics, &recipe.overlap}) {
     const std::filesystem::path beside = file.parent_path() / *path;
     if (!path->empty() && path->is_relative() && std::filesystem::exists(beside)) *path = beside;
   }

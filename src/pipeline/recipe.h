@@ -46,6 +46,7 @@ struct Recipe {
   bool requantize = false;              // a quantized model is decoded first
 
   CalibrationOptions calibration;
+  std::filesystem::path overlap;     // evaluation data to compare the windows with; empty: none
   std::filesystem::path statistics;  // of `nibble calibrate`, instead of a dataset; empty: none
   GptqOptions gptq;
   std::optional<int> sweeps;  // of gptq; none: 2, and 0 with quantized activations
