@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "quantizers/transforms/scale_group.h"
@@ -15,6 +17,8 @@ namespace {
 
 constexpr int kRatios = 20;
 constexpr float kSmallest = 1e-4F;
+constexpr int64_t kSampledRows = 256;
+constexpr size_t kFinalists = 4;
 
 // w_k: mean over all rows of |w| / the largest |w| of its group.
 Vector relative_magnitudes(const ScaleGroup& group) {
@@ -28,12 +32,9 @@ Vector relative_magnitudes(const ScaleGroup& group) {
     rows += layer.W.rows();
     for (int64_t first = 0; first < K; first += width) {
       const auto columns = layer.W.middleCols(first, std::min(width, K - first)).cwiseAbs();
-      const Vector largest = columns.rowwise().maxCoeff().cwiseMax(1e-30F);
-      sum.segment(first, columns.cols()) += (largest.cwiseInverse().asDiagonal() * columns)
-                                                .colwise()
-                                                .sum()
-                                                .transpose()
-                                                .cast<double>();
+      const Vector inverse = columns.rowwise().maxCoeff().cwiseMax(1e-30F).cwiseInverse();
+      const Matrix relative = inverse.asDiagonal() * columns;
+      sum.segment(first, columns.cols()) += relative.cast<double>().colwise().sum().transpose();
     }
   }
   return (sum / static_cast<double>(std::max<int64_t>(1, rows))).cast<float>();
@@ -59,29 +60,78 @@ Vector scales_of(const Vector& x, const Vector& w, double ratio, bool duo) {
   return s;
 }
 
+// A layer of fewer rows whose codes are those of the same rows of the whole one.
+ScaledLayer sample_rows(const ScaledLayer& layer) {
+  const int64_t N = layer.W.rows();
+  const bool by_row = layer.scheme.blocking.rows == 1 && !layer.scheme.blocking.flattened;
+  if (N <= kSampledRows || !by_row) return layer;
+  ScaledLayer sample = {
+      .name = layer.name, .W = Matrix(kSampledRows, layer.W.cols()), .scheme = layer.scheme};
+  for (int64_t i = 0; i < kSampledRows; ++i) {
+    // One of every N / kSampledRows rows, at no fixed distance: heads repeat at one.
+    const int64_t offset = (i * 40503 >> 4) % (N / kSampledRows);
+    sample.W.row(i) = layer.W.row(i * N / kSampledRows + offset);
+  }
+  return sample;
+}
+
+double score_of(std::span<const ScaledLayer> layers, const Matrix& H, const Vector& s) {
+  return hessian_score(layers, H, rounded_with_scales(layers, s));
+}
+
+// Those that are worth all rows, in order: the identity and the best by a sample of the rows.
+std::vector<AwqCandidate> finalists(const ScaleGroup& group, std::vector<AwqCandidate> candidates) {
+  const auto has_many = [](const ScaledLayer& layer) { return layer.W.rows() > kSampledRows; };
+  if (std::none_of(group.layers.begin(), group.layers.end(), has_many)) return candidates;
+  std::vector<ScaledLayer> sample;
+  for (const ScaledLayer& layer : group.layers) sample.push_back(sample_rows(layer));
+  std::vector<std::pair<double, size_t>> ranks;
+  for (size_t i = 1; i < candidates.size(); ++i) {
+    const double score = score_of(sample, group.inputs.H, candidates[i].s);
+    if (std::isfinite(score)) ranks.emplace_back(score, i);
+  }
+  std::sort(ranks.begin(), ranks.end());
+  ranks.resize(std::min(ranks.size(), kFinalists));
+  std::vector<size_t> kept = {0};
+  for (const auto& [score, i] : ranks) kept.push_back(i);
+  std::sort(kept.begin(), kept.end());
+  std::vector<AwqCandidate> best;
+  for (const size_t i : kept) best.push_back(std::move(candidates[i]));
+  return best;
+}
+
 }  // namespace
 
-AwqScales search_awq_scales(const ScaleGroup& group, const GroupScore& score) {
-  const auto judge = [&](const Vector& s) {
-    const std::vector<Matrix> rounded = rounded_with_scales(group, s);
-    return score ? score(rounded) : hessian_score(group, rounded);
-  };
+std::vector<AwqCandidate> awq_candidates(const ScaleGroup& group) {
   const Vector x = tied_mean(group, group.inputs.mean_absolute);
   const Vector w = tied_mean(group, relative_magnitudes(group));
-  AwqScales best;
-  best.s = Vector::Ones(x.size());
-  best.score_before = best.score_after = judge(best.s);
+  std::vector<AwqCandidate> candidates = {{.s = Vector::Ones(x.size())}};
   for (const bool duo : {false, true}) {
     for (int i = duo ? 0 : 1; i < kRatios; ++i) {
       const double ratio = static_cast<double>(i) / kRatios;
-      const Vector s = scales_of(x, w, ratio, duo);
-      const double found = judge(s);
-      if (!(found < best.score_after)) continue;
-      best.s = s;
-      best.ratio = ratio;
-      best.duo = duo;
-      best.score_after = found;
+      candidates.push_back({.s = scales_of(x, w, ratio, duo), .ratio = ratio, .duo = duo});
     }
+  }
+  return candidates;
+}
+
+AwqScales search_awq_scales(const ScaleGroup& group, const GroupScore& score) {
+  std::vector<AwqCandidate> candidates = awq_candidates(group);
+  if (!score) candidates = finalists(group, std::move(candidates));
+  AwqScales best;
+  for (AwqCandidate& candidate : candidates) {
+    const double found = score ? score(rounded_with_scales(group.layers, candidate.s))
+                               : score_of(group.layers, group.inputs.H, candidate.s);
+    const bool is_first = best.s.size() == 0;
+    if (is_first) {
+      check_score(group, found);
+      best.score_before = found;
+    }
+    if (!is_first && !(found < best.score_after)) continue;
+    best.s = std::move(candidate.s);
+    best.ratio = candidate.ratio;
+    best.duo = candidate.duo;
+    best.score_after = found;
   }
   return best;
 }

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <string>
 
+#include "kernels/blas_tile.h"
+#include "kernels/matmul.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/quantized_linear.h"
@@ -16,52 +17,93 @@ namespace {
 
 constexpr int kSteps = 10;
 constexpr int kGrid = 20;
+constexpr int64_t kRows = 128;  // per task
 
 float share_of(int step) { return 1.F - static_cast<float>(step) / static_cast<float>(kGrid); }
+
+// The groups of columns of every row.
+struct Groups {
+  int64_t width = 0;  // columns of a group; the last one may have fewer
+  int64_t count = 0;
+
+  int64_t first(int64_t g) const { return g * width; }
+  int64_t columns(int64_t g, int64_t K) const { return std::min(width, K - first(g)); }
+};
+
+Matrix largest_magnitudes(const Matrix& W, const Groups& groups) {
+  Matrix largest(W.rows(), groups.count);
+  for (int64_t g = 0; g < groups.count; ++g) {
+    const auto w = W.middleCols(groups.first(g), groups.columns(g, W.cols()));
+    largest.col(g) = w.cwiseAbs().rowwise().maxCoeff();
+  }
+  return largest;
+}
+
+// limits [N, G]
+Matrix clamped(const Matrix& W, const Groups& groups, const Matrix& limits) {
+  Matrix result(W.rows(), W.cols());
+#pragma omp parallel for schedule(static)
+  for (int64_t n = 0; n < W.rows(); ++n) {
+    for (int64_t k = 0; k < W.cols(); ++k) {
+      const float limit = limits(n, k / groups.width);
+      result(n, k) = std::clamp(W(n, k), -limit, limit);
+    }
+  }
+  return result;
+}
+
+// e'H_gg e of every row and group, [N, G].
+Matrix losses_of(const Matrix& E, const Matrix& H, const Groups& groups) {
+  const int64_t K = E.cols();
+  Matrix losses(E.rows(), groups.count);
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t row = 0; row < E.rows(); row += kRows) {
+    const int64_t rows = std::min(kRows, E.rows() - row);
+    for (int64_t g = 0; g < groups.count; ++g) {
+      const int64_t first = groups.first(g);
+      const int64_t columns = groups.columns(g, K);
+      const auto e = E.block(row, first, rows, columns);
+      Matrix product(rows, columns);
+      multiply_tile(e, H.block(first, first, columns, columns), product, Accumulate::kNo);
+      for (int64_t i = 0; i < rows; ++i) losses(row + i, g) = product.row(i).dot(e.row(i));
+    }
+  }
+  return losses;
+}
 
 }  // namespace
 
 ClippedWeights clip_weights(const Matrix& W, const Matrix& H, const Scheme& scheme,
                             const std::string& where) {
-  const int64_t N = W.rows();
   const int64_t K = W.cols();
-  if (scheme.blocking.rows != 1 || scheme.blocking.flattened) return {W, 0};
-  const int64_t width = scheme.blocking.columns == kAll ? K : std::min(K, scheme.blocking.columns);
-  const int64_t G = group_count(scheme.blocking, K);
-  Matrix limits(N, G);  // the largest magnitude
-  for (int64_t g = 0; g < G; ++g) {
-    const int64_t columns = std::min(width, K - g * width);
-    limits.col(g) = W.middleCols(g * width, columns).cwiseAbs().rowwise().maxCoeff();
-  }
-  Matrix best = Matrix::Constant(N, G, std::numeric_limits<float>::infinity());  // losses
-  Matrix kept = Matrix::Ones(N, G);                                              // p
-  const auto clamped = [&](const Matrix& shares) {
-    Matrix result = W;
-    for (int64_t n = 0; n < N; ++n) {
-      for (int64_t k = 0; k < K; ++k) {
-        const float limit = shares(n, k / width) * limits(n, k / width);
-        result(n, k) = std::clamp(result(n, k), -limit, limit);
-      }
-    }
-    return result;
-  };
+  const Blocking& blocking = scheme.blocking;
+  if (blocking.rows != 1 || blocking.flattened) return {.W = W};
+  const Groups groups = {.width = blocking.columns == kAll ? K : std::min(K, blocking.columns),
+                         .count = group_count(blocking, K)};
+  const Matrix largest = largest_magnitudes(W, groups);
+  Matrix limits = largest;
+  Matrix least;  // [N, G] losses
+  ClippedWeights result;
   for (int step = 0; step < kSteps; ++step) {
-    const Matrix V = clamped(Matrix::Constant(N, G, share_of(step)));
+    const Matrix tried = share_of(step) * largest;
+    const Matrix V = clamped(W, groups, tried);
     const Matrix E = dequantize(solve_rtn({.W = V, .scheme = scheme, .where = where}).q) - W;
-#pragma omp parallel for schedule(static)
-    for (int64_t g = 0; g < G; ++g) {
-      const int64_t columns = std::min(width, K - g * width);
-      const auto e = E.middleCols(g * width, columns);
-      const Matrix He = e * H.block(g * width, g * width, columns, columns);
-      const Vector losses = He.cwiseProduct(e).rowwise().sum();
-      for (int64_t n = 0; n < N; ++n) {
-        if (!(losses(n) < best(n, g))) continue;
-        best(n, g) = losses(n);
-        kept(n, g) = share_of(step);
-      }
+    const Matrix losses = losses_of(E, H, groups);
+    if (step == 0) {
+      least = losses;
+      result.loss_before = losses.cast<double>().sum();
+      continue;
+    }
+    for (int64_t i = 0; i < losses.size(); ++i) {
+      if (!(losses.data()[i] < least.data()[i])) continue;
+      least.data()[i] = losses.data()[i];
+      limits.data()[i] = tried.data()[i];
     }
   }
-  return {clamped(kept), (kept.array() < 1.F).count()};
+  result.loss_after = least.cast<double>().sum();
+  result.clipped = (limits.array() < largest.array()).count();
+  result.W = clamped(W, groups, limits);
+  return result;
 }
 
 }  // namespace nibble

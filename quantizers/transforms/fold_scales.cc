@@ -1,8 +1,10 @@
 #include "quantizers/transforms/fold_scales.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -28,18 +30,28 @@ Vector as_stored(const Vector& values, Dtype type) {
 FoldedNorm fold_into_norm(const Vector& weight, const Vector& bias, const Vector& scales,
                           Dtype stored) {
   FoldedNorm folded;
-  folded.weight = as_stored(weight.cwiseQuotient(scales), stored);
-  folded.scales = Vector::Ones(weight.size());
-  for (int64_t k = 0; k < weight.size(); ++k) {
-    const float ratio = weight(k) / folded.weight(k);
-    if (std::isnormal(ratio) && std::isnormal(folded.weight(k))) {
-      folded.scales(k) = ratio;
-    } else {
-      folded.weight(k) = weight(k);
-      ++folded.limited;
-    }
+  const int64_t K = weight.size();
+  folded.scales = Vector::Ones(K);
+  const float largest = largest_finite(stored);
+  Vector quotient(K);
+  for (int64_t k = 0; k < K; ++k) {
+    const float magnitude = std::fabs(weight(k) / scales(k));
+    // Below, old weight / new weight may overflow a float.
+    const float smallest = std::max(smallest_positive(stored),
+                                    std::fabs(weight(k)) / std::numeric_limits<float>::max() * 2.F);
+    quotient(k) = std::copysign(std::clamp(magnitude, smallest, largest), weight(k));
+    const bool is_zero = weight(k) == 0.F;
+    if (is_zero) quotient(k) = weight(k);
+    folded.limited += (is_zero ? scales(k) != 1.F : std::fabs(quotient(k)) != magnitude) ? 1 : 0;
   }
-  if (bias.size() != 0) folded.bias = as_stored(bias.cwiseQuotient(folded.scales), stored);
+  folded.weight = as_stored(quotient, stored);
+  for (int64_t k = 0; k < K; ++k) {
+    if (weight(k) != 0.F) folded.scales(k) = weight(k) / folded.weight(k);
+  }
+  if (bias.size() == 0) return folded;
+  folded.bias = as_stored(bias.cwiseQuotient(folded.scales), stored);
+  const Vector back = folded.bias.cwiseProduct(folded.scales);
+  folded.bias_error = static_cast<double>((back - bias).cwiseAbs().maxCoeff());
   return folded;
 }
 

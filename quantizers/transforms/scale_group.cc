@@ -1,19 +1,33 @@
 #include "quantizers/transforms/scale_group.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/hessian.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {
+
+// W [N, K] with column k multiplied by s(k).
+Matrix columns_times(const Matrix& W, const Vector& s) {
+  Matrix scaled(W.rows(), W.cols());
+#pragma omp parallel for schedule(static)
+  for (int64_t n = 0; n < W.rows(); ++n) {
+    scaled.row(n) = W.row(n).cwiseProduct(s.transpose());
+  }
+  return scaled;
+}
 
 template <typename Combine>
 Vector over_ties(const ScaleGroup& group, const Vector& values, const Combine& combine) {
@@ -32,23 +46,37 @@ Vector over_ties(const ScaleGroup& group, const Vector& values, const Combine& c
 
 }  // namespace
 
-double hessian_score(const ScaleGroup& group, std::span<const Matrix> weights) {
+std::vector<Matrix> rounded_with_scales(std::span<const ScaledLayer> layers, const Vector& s) {
+  const Vector inverse = s.cwiseInverse();
+  std::vector<Matrix> rounded;
+  for (const ScaledLayer& layer : layers) {
+    Scheme scheme = layer.scheme;
+    scheme.activations.reset();
+    const Matrix W = columns_times(layer.W, s);
+    const SolverResult result = solve_rtn({.W = W, .scheme = scheme, .where = layer.name});
+    rounded.push_back(columns_times(dequantize(result.q), inverse));
+  }
+  return rounded;
+}
+
+double hessian_score(std::span<const ScaledLayer> layers, ConstMatrixRef H,
+                     std::span<const Matrix> weights) {
   double score = 0;
-  for (size_t i = 0; i < group.layers.size(); ++i) {
-    const Matrix E = group.layers[i].W - weights[i];
-    score += quadratic_form(E, group.inputs.H);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Matrix& W = layers[i].W;
+    Matrix E(W.rows(), W.cols());
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < W.rows(); ++n) E.row(n) = W.row(n) - weights[i].row(n);
+    score += quadratic_form(E, H);
   }
   return score;
 }
 
-std::vector<Matrix> rounded_with_scales(const ScaleGroup& group, const Vector& s) {
-  std::vector<Matrix> rounded;
-  for (const ScaledLayer& layer : group.layers) {
-    const Matrix W = layer.W * s.asDiagonal();
-    const SolverResult result = solve_rtn({.W = W, .scheme = layer.scheme, .where = layer.name});
-    rounded.emplace_back(dequantize(result.q) * s.cwiseInverse().asDiagonal());
-  }
-  return rounded;
+void check_score(const ScaleGroup& group, double score) {
+  if (std::isfinite(score)) return;
+  throw Error(group.layers.empty() ? std::string() : group.layers.front().name,
+              "the error of rounding this layer is not a finite number",
+              "do its inputs hold NaN, or overflow in the Hessian?");
 }
 
 Vector tied_mean(const ScaleGroup& group, const Vector& values) {

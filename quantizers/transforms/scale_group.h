@@ -22,7 +22,7 @@ struct ScaledLayer {
 };
 
 struct ScaleGroup {
-  std::vector<ScaledLayer> layers;
+  std::vector<ScaledLayer> layers;  // all that read the input, or the block's function changes
   InputStatistics inputs;
   // [K] inputs with the same number share a scale: those of the query heads that read one key and
   // value head. Empty: each has its own.
@@ -32,11 +32,16 @@ struct ScaleGroup {
 // The error that weights of the group's layers [N, K] make instead of W, in any unit.
 using GroupScore = std::function<double(std::span<const Matrix> weights)>;
 
-// Sum over the layers of tr((W - V) H (W - V)'): the error of the outputs per token.
-double hessian_score(const ScaleGroup& group, std::span<const Matrix> weights);
+// What rounding to nearest makes of the layers' weights with scales s [K]: Q(W s) / s.
+std::vector<Matrix> rounded_with_scales(std::span<const ScaledLayer> layers, const Vector& s);
 
-// What rounding to nearest makes of the layers with scales s [K]: Q(W s) / s.
-std::vector<Matrix> rounded_with_scales(const ScaleGroup& group, const Vector& s);
+// Sum over the layers of tr((W - V) H (W - V)'), V the weights [N, K] taken instead of W: the error
+// of the outputs per token. H [K, K].
+double hessian_score(std::span<const ScaledLayer> layers, ConstMatrixRef H,
+                     std::span<const Matrix> weights);
+
+// Throws Error naming the group where the score of its weights without scales is no number.
+void check_score(const ScaleGroup& group, double score);
 
 // Each value replaced by the mean (or largest) of those tied to it.
 Vector tied_mean(const ScaleGroup& group, const Vector& values);

@@ -36,7 +36,7 @@ FoundScales find_smoothquant(const ScaleGroup& group, const TransformOptions& op
                              const GroupScore& /*score*/) {
   SmoothQuantScales found = find_smoothquant_scales(group, options.alpha);
   return {.s = std::move(found.s),
-          .how = "alpha " + decimals(found.alpha),
+          .how = found.identity ? "identity" : "alpha " + decimals(found.alpha),
           .score_before = found.score_before,
           .score_after = found.score_after};
 }

@@ -113,7 +113,6 @@ class BlockTransforms {
       result_.rescaling.apply_to(module->module.name, W);
       problem.layers.push_back(
           {.name = module->module.name, .W = std::move(W), .scheme = *module->target.scheme});
-      problem.layers.back().scheme.activations.reset();
     }
     const Config& config = plan_.layout.config;
     if (group == InputGroup::kAttentionOutput && config.heads != config.key_value_heads) {
