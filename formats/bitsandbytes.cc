@@ -59,6 +59,9 @@ std::string refusal(const FormatModule& module) {
 
 std::string caution(const FormatModule& module) {
   const int64_t block = scheme_of(module).blocking.columns;
+  if (module.K % block != 0) {
+    return "bitsandbytes 0.50.2 dequantizes blocks that cross rows wrongly on CPUs with AVX-512";
+  }
   if (block == 64) return {};
   return "transformers makes blocks of 64 only; it reads " + std::to_string(block) +
          " from the file's own state";
@@ -140,7 +143,10 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
   }
   add(std::move(words));
   add(q.scale.values);
-  add(f32(q.scheme.grid.table));
+  // bitsandbytes' FP4 table has no negative zero; ours has, for that is what its programs compute.
+  std::vector<float> table = q.scheme.grid.table;
+  for (float& level : table) level = level == 0.F ? 0.F : level;
+  add(f32(table));
   if (is_double(q.scheme)) {
     add(q.scale.second);
     add(f32(q.scheme.scale->table));
@@ -265,7 +271,9 @@ Scheme read_scheme(const Checkpoint& checkpoint, const std::string& module, cons
   if (block < 1) throw Error(where, "blocksize " + std::to_string(block));
   std::optional<Scheme> scheme = table_scheme(type, block, nested.has_value());
   if (!scheme) throw Error(where, "quant_type '" + type + "', expected nf4 or fp4");
-  scheme->grid.table = read_map(checkpoint, module + ".weight.quant_map", 16);
+  // Equal but for the sign of zero: the table of the scheme.
+  const std::vector<float> table = read_map(checkpoint, module + ".weight.quant_map", 16);
+  if (table != scheme->grid.table) scheme->grid.table = table;
   if (!nested) return *scheme;
   if (*nested < 1) throw Error(where, "nested_blocksize " + std::to_string(*nested));
   if (const auto dtype = string_field(state, "nested_dtype", where); dtype && *dtype != "float32") {

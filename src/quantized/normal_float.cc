@@ -196,8 +196,10 @@ ParameterValues double_quantize(std::span<const float> scales, bool positive) {
     for (float& scale : shifted) scale -= result.offset;
     const float largest = largest_magnitude(shifted);
     seconds[static_cast<size_t>(block)] = largest;
-    for (size_t i = 0; i < count; ++i) {
-      uint8_t byte = nearest_in_map(shifted[i] * (1.F / std::max(largest, kSmallestScale)));
+    std::fill_n(stored.begin() + static_cast<std::ptrdiff_t>(first), count, uint8_t{0});
+    // All alike: every scale is the offset. Byte 0 then, as bitsandbytes has it.
+    for (size_t i = 0; i < count && largest > 0.F; ++i) {
+      uint8_t byte = nearest_in_map(shifted[i] * (1.F / largest));
       while (positive && byte < 255 && dynamic_map()[byte] * largest + result.offset <= 0.F) ++byte;
       stored[first + i] = byte;
     }
