@@ -30,7 +30,8 @@ namespace nibble {
 namespace {
 
 constexpr std::string_view kMethod = "bitsandbytes";
-constexpr int64_t kOffsetCharacters = 26;  // the longest double in JSON
+constexpr int64_t kMostWeights = int64_t{1} << 30;  // of a block that is read: sums stay in range
+constexpr int64_t kOffsetCharacters = 26;           // the longest double in JSON
 
 bool is_double(const Scheme& scheme) { return scheme.scale->second.has_value(); }
 
@@ -268,14 +269,15 @@ Scheme read_scheme(const Checkpoint& checkpoint, const std::string& module, cons
   const std::string type = string_field(state, "quant_type", where).value_or("");
   const int64_t block = integer_field(state, "blocksize", where).value_or(0);
   const auto nested = integer_field(state, "nested_blocksize", where);
-  if (block < 1) throw Error(where, "blocksize " + std::to_string(block));
+  if (block < 1 || block > kMostWeights) throw Error(where, "blocksize " + std::to_string(block));
   std::optional<Scheme> scheme = table_scheme(type, block, nested.has_value());
   if (!scheme) throw Error(where, "quant_type '" + type + "', expected nf4 or fp4");
   // Equal but for the sign of zero: the table of the scheme.
   const std::vector<float> table = read_map(checkpoint, module + ".weight.quant_map", 16);
   if (table != scheme->grid.table) scheme->grid.table = table;
   if (!nested) return *scheme;
-  if (*nested < 1) throw Error(where, "nested_blocksize " + std::to_string(*nested));
+  if (*nested < 1 || *nested > kMostWeights)
+    throw Error(where, "nested_blocksize " + std::to_string(*nested));
   if (const auto dtype = string_field(state, "nested_dtype", where); dtype && *dtype != "float32") {
     throw Error(where, "nested_dtype '" + *dtype + "', expected float32");
   }
