@@ -44,7 +44,8 @@ const Format* format_of(const Checkpoint& checkpoint) {
     }
   }
   throw Error(where_of_config(checkpoint), found + ": not read yet",
-              "read: compressed-tensors pack-quantized and int-quantized, gptq (v1 and v2), awq gemm, bitsandbytes "
+              "read: compressed-tensors pack-quantized and int-quantized, gptq (v1 and v2), awq "
+              "gemm, bitsandbytes "
               "4 bit, nibble");
 }
 

@@ -69,7 +69,7 @@ ScaledLayer sample_rows(const ScaledLayer& layer) {
       .name = layer.name, .W = Matrix(kSampledRows, layer.W.cols()), .scheme = layer.scheme};
   for (int64_t i = 0; i < kSampledRows; ++i) {
     // One of every N / kSampledRows rows, at no fixed distance: heads repeat at one.
-    const int64_t offset = (i * 40503 >> 4) % (N / kSampledRows);
+    const int64_t offset = (i * 40503 / 16) % (N / kSampledRows);
     sample.W.row(i) = layer.W.row(i * N / kSampledRows + offset);
   }
   return sample;

@@ -201,10 +201,10 @@ void Fold::rescale(const BlockRescaling& rescaling) {
   const Matrix before = outputs(quantized_, x_, kProbeWindows);
   rescale_block(model_, block_index_, rescaling, quantized_);
   rescale_block(model_, block_index_, rescaling, original_);
-  const double change = (outputs(quantized_, x_, kProbeWindows) - before).norm() / before.norm();
-  if (change < kSameFunction) return;
+  const double change = (outputs(quantized_, x_, kProbeWindows) - before).norm();
+  if (change <= kSameFunction * before.norm()) return;
   throw Error("block " + std::to_string(block_index_),
-              "its transforms changed its output by " + std::to_string(change) +
+              "its transforms changed its output by " + std::to_string(change / before.norm()) +
                   " of its norm, at most " + std::to_string(kSameFunction) + " is rounding",
               "a bug, or a model that computes at the edge of its type: leave the transform out");
 }

@@ -9,8 +9,10 @@
 #include <utility>
 
 #include "calibration/windows.h"
+#include "kernels/blas_tile.h"
 #include "kernels/factorize.h"
 #include "kernels/hessian.h"
+#include "kernels/matmul.h"
 #include "quantizers/solvers/correct_past.h"
 #include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/solvers.h"
@@ -52,6 +54,8 @@ bool guards(const Recipe& recipe, const Plan& plan) {
   });
 }
 
+constexpr int64_t kRows = 128;  // per task
+
 // sum of a * b, in double.
 double inner_product(ConstMatrixRef a, ConstMatrixRef b) {
   double sum = 0;
@@ -67,7 +71,14 @@ class Judge {
  public:
   Judge(const Matrix& W, const InputSample& sample) : W_(W), sample_(sample) {
     if (sample.drift.size() == 0) return;
-    shift_ = W * sample.drift;
+    // In tiles, as all that decides a code: the same bits for any number of threads.
+    shift_.resize(W.rows(), W.cols());
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t row = 0; row < W.rows(); row += kRows) {
+      const int64_t rows = std::min(kRows, W.rows() - row);
+      multiply_tile(W.middleRows(row, rows), sample.drift, shift_.middleRows(row, rows),
+                    Accumulate::kNo);
+    }
     if (sample.residual.size() != 0) shift_ += sample.residual;
   }
 
@@ -105,13 +116,17 @@ class LayerMaker::State {
     if (!module.module.weight.empty()) plan_.checkpoint->release(module.module.weight);
     const bool has_inputs = inputs_ != nullptr && module.module.block >= 0;
     QuantizedLinear q = has_inputs ? make_calibrated(module, W, row) : make_alone(module, W, row);
-    measure(q, row);
+    measure(W, q, row);
     report_.modules.push_back(std::move(row));
     return q;
   }
 
-  static void measure(const QuantizedLinear& q, ModuleReport& row) {
-    row.snr_db = row.weight_error > 0 ? -20 * std::log10(row.weight_error) : 0;
+  // W: as the transforms left it.
+  static void measure(const Matrix& W, const QuantizedLinear& q, ModuleReport& row) {
+    const LayerErrors errors = layer_errors(W, q);
+    row.weight_error = errors.weight_error;
+    row.snr_db = errors.snr_db;
+    row.clip_share = errors.clip_share;
     const CodeSizes sizes = code_sizes(q);
     row.entropy_bits = sizes.entropy_bits;
     row.huffman_bits = static_cast<double>(sizes.huffman_bits + sizes.huffman_table_bits) /
@@ -184,9 +199,6 @@ class LayerMaker::State {
     SolvedLayer solved = solve(module, W, {});
     row.seconds = seconds_since(start);
     describe_solution(solved, row);
-    const LayerErrors errors = layer_errors(W, solved.result.q);
-    row.weight_error = errors.weight_error;
-    row.clip_share = errors.clip_share;
     return std::move(solved.result.q);
   }
 
@@ -205,9 +217,6 @@ class LayerMaker::State {
     describe_solution(solved, row);
     QuantizedLinear& q = solved.result.q;
     set_input_scale(group, q);
-    const LayerErrors errors = layer_errors(W, q);
-    row.weight_error = errors.weight_error;
-    row.clip_share = errors.clip_share;
     row.output_error = output_error(W, group.inputs.fitted.inputs.H, q);
     if (group.inputs.held_out.inputs.tokens > 0) {
       row.held_out_error = output_error(W, group.inputs.held_out.inputs.H, q);

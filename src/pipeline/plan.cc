@@ -254,6 +254,11 @@ void check_calibration(const Plan& plan) {
       return m.solver != nullptr && m.solver->needs == needs;
     });
   };
+  const bool is_awq_alone = plan.transforms == std::vector<std::string>{"awq"};
+  if (recipe.awq_block_search && !is_awq_alone) {
+    throw Error("--awq-search block", "is for awq as the only transform",
+                "search by the Hessian, or choose a method with awq alone");
+  }
   const bool has_static_activations =
       std::any_of(plan.modules.begin(), plan.modules.end(), [](const PlannedModule& m) {
         return m.target.scheme && m.target.scheme->activations &&

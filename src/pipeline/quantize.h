@@ -30,7 +30,7 @@ struct ModuleReport {
   std::optional<double> output_error;    // relative, from the Hessian; none without calibration
   std::optional<double> held_out_error;  // the same on windows kept out of it, where there are any
   std::optional<double> damping;         // share of the Hessian's mean diagonal
-  double snr_db = 0;                     // of the weights: -20 log10(weight_error)
+  double snr_db = 0;                     // of the weights; infinite where they are exact
   double clip_share = 0;                 // of weights beyond the ends of their block's grid
   double entropy_bits = 0;               // of a code
   double huffman_bits = 0;               // a weight, codes in their optimal prefix code, table too
