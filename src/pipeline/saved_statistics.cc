@@ -36,6 +36,28 @@ std::string_view bytes_of(const float* values, int64_t count) {
   return {reinterpret_cast<const char*>(values), static_cast<size_t>(count) * sizeof(float)};
 }
 
+// Owns a file that is being written: removed unless it was given its name. A member of its own, so
+// that a constructor that throws after it leaves nothing.
+class PartialFile {
+ public:
+  explicit PartialFile(fs::path path) : path_(std::move(path)) {}
+  ~PartialFile() {
+    std::error_code ignored;
+    if (!path_.empty()) fs::remove(path_, ignored);
+  }
+  PartialFile(const PartialFile&) = delete;
+  PartialFile& operator=(const PartialFile&) = delete;
+
+  const fs::path& path() const { return path_; }
+  void rename_to(const fs::path& target) {
+    fs::rename(path_, target);
+    path_.clear();
+  }
+
+ private:
+  fs::path path_;
+};
+
 StatisticsOrigin read_origin(const Checkpoint& file) {
   const std::string where = file.folder().string();
   const auto found = file.metadata().find(kMetadataKey);
@@ -112,17 +134,10 @@ class StatisticsWriter::State {
       places_[entry.info.name] = std::ssize(head) + entry.begin;
     }
     bytes_ = std::ssize(head) + end;
-    file_ = OutputFile(partial_);
+    file_ = OutputFile(partial_.path());
     file_.reserve(bytes_);
     file_.write_at(0, head);
   }
-
-  ~State() {
-    std::error_code ignored;
-    if (!finished_) fs::remove(partial_, ignored);
-  }
-  State(const State&) = delete;
-  State& operator=(const State&) = delete;
 
   int64_t bytes() const { return bytes_; }
 
@@ -147,8 +162,7 @@ class StatisticsWriter::State {
   void finish() {
     if (written_ != places_.size()) throw Error(target_.string(), "statistics are incomplete");
     file_.sync();
-    fs::rename(partial_, target_);
-    finished_ = true;
+    partial_.rename_to(target_);
   }
 
  private:
@@ -168,12 +182,11 @@ class StatisticsWriter::State {
   }
 
   fs::path target_;
-  fs::path partial_;
+  PartialFile partial_;
   OutputFile file_;
   std::map<std::string, int64_t> places_;  // tensor -> byte of the file
   int64_t bytes_ = 0;
   size_t written_ = 0;
-  bool finished_ = false;
 };
 
 StatisticsWriter::StatisticsWriter(fs::path file, const Config& config,

@@ -152,5 +152,13 @@ TEST_F(Calibration, RulesGiveLayersTheirOwnSchemesAndSolvers) {
             std::string::npos);
 }
 
+TEST_F(Calibration, AFullDiskLeavesNoStatistics) {
+  const ProgramResult result =
+      run_nibble(joined({"calibrate", kModel, "-o", path("stats")}, kWindows), {}, 20000);
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.err.find("stats"), std::string::npos) << result.err;
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
+}
+
 }  // namespace
 }  // namespace nibble
