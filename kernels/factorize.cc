@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "src/tensor/error.h"
+#include "src/tensor/stopwatch.h"
 
 extern "C" {
 void spotrf_(const char* uplo, const blasint* n, float* a, const blasint* lda, blasint* info);
@@ -28,8 +28,9 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kTile = 256;
-constexpr int64_t kSolveRows = 64;  // rows of B per task of solve_rows
-constexpr int64_t kMoveTile = 64;   // rows per task when the Hessian is reordered
+constexpr int64_t kStripColumns = 2 * kTile;  // of one product: BLAS arranges its left side anew
+constexpr int64_t kSolveRows = 64;            // rows of B per task of solve_rows
+constexpr int64_t kMoveTile = 64;             // rows per task when the Hessian is reordered
 
 blasint blas(int64_t n) { return static_cast<blasint>(n); }
 
@@ -107,15 +108,15 @@ bool factor_tiles(Real* A, int64_t K) {
     const int64_t rows = std::min(kTile, K - row);
     const int64_t done = row + rows;  // rows from here on are factored
 #pragma omp for schedule(dynamic)
-    for (int64_t j = 0; j <= i; ++j) {
-      const int64_t column = j * kTile;
+    for (int64_t first = 0; first <= row; first += kStripColumns) {
       const Real* left = A + done * K + row;
-      Real* target = A + row * K + column;
-      if (done == K) continue;
-      if (i == j) {
-        subtract_square(rows, K - done, left, target, K);
-      } else {
-        subtract_product(rows, kTile, K - done, left, A + done * K + column, target, K);
+      const int64_t columns = std::min(kStripColumns, row - first);
+      if (columns > 0) {
+        subtract_product(rows, columns, K - done, left, A + done * K + first, A + row * K + first,
+                         K);
+      }
+      if (first + kStripColumns > row) {
+        subtract_square(rows, K - done, left, A + row * K + row, K);
       }
     }
 #pragma omp single
@@ -231,7 +232,7 @@ std::vector<int32_t> activation_order(ConstMatrixRef H) {
 Factorization factorize(ConstMatrixRef H, std::vector<int32_t> order, double damp,
                         const std::string& where) {
   assert(H.rows() == H.cols() && static_cast<int64_t>(order.size()) == H.rows());
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   check_entries(H, where);
   Factorization result;
   result.order = std::move(order);
@@ -254,7 +255,7 @@ Factorization factorize(ConstMatrixRef H, std::vector<int32_t> order, double dam
     ++result.escalations;
   }
   result.added = result.damping * mean;
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = watch.seconds();
   return result;
 }
 

@@ -14,7 +14,6 @@
 #include <cblas.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -34,6 +33,7 @@
 #include "src/quantized/range_rule.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/error.h"
+#include "src/tensor/stopwatch.h"
 
 namespace nibble {
 namespace {
@@ -41,10 +41,6 @@ namespace {
 // Columns whose sums over all earlier ones are formed at once: BLAS arranges the changes anew in
 // every product. 2048 x 5632: 128 takes a fifth longer.
 constexpr int64_t kPanelColumns = 4 * kBlockColumns;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 size_t at(int64_t index) { return static_cast<size_t>(index); }
 
@@ -346,7 +342,7 @@ Factorization factorize_for_gptq(ConstMatrixRef H, const GptqOptions& options,
 GptqResult solve_gptq(const LinearProblem& problem, ConstMatrixRef H,
                       const Factorization& factorization, const GptqOptions& options) {
   check_problem(problem, H, factorization, options);
-  auto start = std::chrono::steady_clock::now();
+  Stopwatch watch;
   const bool fits_on_the_way = !options.static_groups && problem.group_of_column.empty();
   const std::vector<int32_t> groups =
       fits_on_the_way && options.act_order
@@ -364,18 +360,18 @@ GptqResult solve_gptq(const LinearProblem& problem, ConstMatrixRef H,
   } else {
     fit_static_groups(layer);
   }
-  result.search_seconds = seconds_since(start);
+  result.search_seconds = watch.seconds();
 
-  start = std::chrono::steady_clock::now();
+  watch = {};
   solve_tiles(layer, q.codes.mutable_values<uint8_t>().data());
   if (fits_on_the_way || searches) {
     result.solved.rounding.raised_to_smallest = store_parameters(layer, problem.where, q);
   }
-  result.solve_seconds = seconds_since(start);
+  result.solve_seconds = watch.seconds();
 
-  start = std::chrono::steady_clock::now();
+  watch = {};
   if (options.sweeps > 0) refine(problem.W, H, factorization.added, options.sweeps, q);
-  result.refine_seconds = seconds_since(start);
+  result.refine_seconds = watch.seconds();
   result.damping = factorization.damping;
   result.escalations = factorization.escalations;
   result.dead_columns = static_cast<int64_t>(factorization.dead.size());

@@ -108,10 +108,26 @@ class Tile {
     used_ = std::min(rows, q_.N - row);
     error_.resize(q_.K, rows);
     level_.setZero(q_.K, rows);
+    gradients_.resize(q_.K, rows);
+    change_.resize(q_.K, rows);
+    recent_.resize(q_.K, rows);
     stored_.resize(at(rows) * at(dtype_bits(q_.scheme.scale->type)) / 8);
     load();
+    const std::vector<Panel>& panels = layer_.panels;
     for (int sweep = 0; sweep < sweeps; ++sweep) {
-      for (const Panel& panel : layer_.panels) move_panel(panel);
+      const bool is_last = sweep + 1 == sweeps;
+      for (size_t i = 0; i < panels.size(); ++i) {
+        const bool forwards = sweep % 2 == 0;
+        const size_t p = forwards ? i : panels.size() - 1 - i;
+        if (sweep == 0) {
+          load_gradients(panels[p]);
+        } else {
+          update_gradients(
+              panels[p], forwards ? std::span(panels).first(p) : std::span(panels).subspan(p + 1));
+        }
+        move_panel(panels[p], is_last);
+        if (!is_last) remember_changes(panels[p], sweep == 0);
+      }
     }
     store();
   }
@@ -149,19 +165,48 @@ class Tile {
     });
   }
 
-  void move_panel(const Panel& panel) {
-    gradients_.resize(panel.columns, error_.cols());
-    multiply_tile(layer_.H.middleRows(panel.first, panel.columns), error_, gradients_,
+  void load_gradients(const Panel& panel) {
+    auto gradients = gradients_.middleRows(panel.first, panel.columns);
+    multiply_tile(layer_.H.middleRows(panel.first, panel.columns), error_, gradients,
                   Accumulate::kNo);
-    gradients_ += layer_.damping * error_.middleRows(panel.first, panel.columns);
+    gradients += layer_.damping * error_.middleRows(panel.first, panel.columns);
+  }
+
+  // What a panel's gradients lack since its last visit: the changes of the panels seen before it in
+  // this sweep, which came after it in the sweep before.
+  void update_gradients(const Panel& panel, std::span<const Panel> seen) {
+    for (const Panel& other : seen) {
+      multiply_tile(layer_.H.block(panel.first, other.first, panel.columns, other.columns),
+                    recent_.middleRows(other.first, other.columns),
+                    gradients_.middleRows(panel.first, panel.columns), Accumulate::kYes);
+    }
+  }
+
+  // recent_: the changes of this sweep and the one before; before_ is the panel's error at its
+  // start.
+  void remember_changes(const Panel& panel, bool first_sweep) {
+    auto change = change_.middleRows(panel.first, panel.columns);
+    auto recent = recent_.middleRows(panel.first, panel.columns);
+    if (first_sweep) change.setZero();
+    recent = change;
+    change = error_.middleRows(panel.first, panel.columns) - before_;
+    recent += change;
+  }
+
+  void move_panel(const Panel& panel, bool is_last_sweep) {
+    before_ = error_.middleRows(panel.first, panel.columns);
     for (auto group = panel.groups.begin(); group != panel.groups.end(); ++group) {
-      gradient_ = gradients_.middleRows(group->first - panel.first, group->columns);
-      before_ = error_.middleRows(group->first, group->columns);
+      auto gradient = gradients_.middleRows(group->first, group->columns);
+      gradient_ = gradient;
       move_group(*group);
-      before_ = error_.middleRows(group->first, group->columns) - before_;
-      for (auto later = group + 1; later != panel.groups.end(); ++later) {
-        multiply_tile(layer_.H.block(later->first, group->first, later->columns, group->columns),
-                      before_, gradients_.middleRows(later->first - panel.first, later->columns),
+      gradient = gradient_;
+      moved_ = error_.middleRows(group->first, group->columns) -
+               before_.middleRows(group->first - panel.first, group->columns);
+      for (auto other = is_last_sweep ? group + 1 : panel.groups.begin();
+           other != panel.groups.end(); ++other) {
+        if (other == group) continue;
+        multiply_tile(layer_.H.block(other->first, group->first, other->columns, group->columns),
+                      moved_, gradients_.middleRows(other->first, other->columns),
                       Accumulate::kYes);
       }
     }
@@ -266,9 +311,11 @@ class Tile {
   int64_t used_ = 0;  // rows of W; the others are padding
   Matrix error_;      // [K][rows] w - q
   Matrix level_;      // [K][rows] code + first
-  Matrix gradients_;  // [columns of the panel][rows] (H + damping) e
-  Matrix
-      before_;  // [columns of the group][rows] error_ before the group was moved, then its change
+  Matrix gradients_;  // [K][rows] (H + damping) e, of a panel when it is visited
+  Matrix change_;     // [K][rows] of error_ in the last visit
+  Matrix recent_;     // [K][rows] of error_ in the last two visits
+  Matrix before_;     // [columns of the panel][rows] error_ before the panel is moved
+  Matrix moved_;      // [columns of the group][rows] change of error_
   Matrix gradient_;   // [columns of the group][rows] (H + damping) e
   Matrix curvature_;  // [columns of the group][rows] (H + damping) c
   std::vector<std::byte> stored_;

@@ -3,8 +3,9 @@
 // With e = w - q of a row and r = (H + damping) e, the loss e'(H + damping)e falls most along
 //   a code:              q_k -> q_k + r_k / H_kk, rounded to the grid
 //   a group's scale:     s -> s + c'r / c'Hc, c the levels minus zero point of the group
-// A sweep takes the groups by falling sum of H_kk (in panels of up to 512 columns, these likewise):
-// scale, codes by falling H_kk, scale. Scales are
+// A sweep takes the groups by falling sum of H_kk (in panels of up to 512 columns, these likewise;
+// every second sweep takes the panels the other way round, which halves its work: a gradient then
+// lacks only the changes of panels on one side): scale, codes by falling H_kk, scale. Scales are
 // rounded to their stored type, kept within 0.3 and 3 times what they were, and left alone where
 // the loss would not fall. Zero points stay. Differs from solving for all scales of a row at once:
 // after two sweeps the losses are within 0.1 % of each other (bookworm-5m, W4 g128), and this needs

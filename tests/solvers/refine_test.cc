@@ -30,7 +30,7 @@ Matrix random_matrix(int64_t rows, int64_t columns, uint32_t seed) {
   return X;
 }
 
-Matrix random_hessian(int64_t T, int64_t K, uint32_t seed) {
+Matrix neighbour_hessian(int64_t T, int64_t K, uint32_t seed) {
   Matrix X = random_matrix(T, K, seed);
   for (int64_t k = 1; k < K; ++k) X.col(k) += 0.6F * X.col(k - 1);
   return X.transpose() * X / static_cast<float>(T);
@@ -51,7 +51,7 @@ QuantizedLinear nearest(const Matrix& W, const Scheme& scheme,
 
 TEST(Refine, NoSweepRaisesTheLossOfARow) {
   for (const int64_t K : {1, 40, 300}) {
-    const Matrix H = random_hessian(2 * K + 10, K, 1);
+    const Matrix H = neighbour_hessian(2 * K + 10, K, 1);
     const Matrix W = random_matrix(70, K, 2);
     for (const int bits : {2, 3, 4}) {
       for (const bool symmetric : {false, true}) {
@@ -75,7 +75,7 @@ TEST(Refine, NoSweepRaisesTheLossOfARow) {
 }
 
 TEST(Refine, SweepsInOneCallAreSweepsInSeveral) {
-  const Matrix H = random_hessian(300, 128, 3);
+  const Matrix H = neighbour_hessian(300, 128, 3);
   const Matrix W = random_matrix(30, 128, 4);
   QuantizedLinear once = nearest(W, integer_scheme(3, 32, false, Dtype::kF16));
   QuantizedLinear twice = nearest(W, integer_scheme(3, 32, false, Dtype::kF16));
@@ -85,9 +85,30 @@ TEST(Refine, SweepsInOneCallAreSweepsInSeveral) {
   EXPECT_EQ(fingerprint(once), fingerprint(twice));
 }
 
+TEST(Refine, EverySweepOfManyPanelsLowersTheLoss) {
+  // 1300 columns are three panels, visited forwards and backwards in turn.
+  const Matrix H = neighbour_hessian(1500, 1300, 13);
+  const Matrix W = random_matrix(40, 1300, 14);
+  for (const int64_t group : {int64_t{128}, int64_t{600}}) {
+    const QuantizedLinear start = nearest(W, integer_scheme(3, group, true, Dtype::kF16));
+    double before = losses(W, start, H, 0.01).sum();
+    for (int sweeps = 1; sweeps <= 4; ++sweeps) {
+      QuantizedLinear q = start;
+      refine(W, H, 0.01, sweeps, q);
+      const double after = losses(W, q, H, 0.01).sum();
+      EXPECT_LT(after, before * (1. - 1e-4)) << group << ", sweep " << sweeps;
+      // Once more from there, gradients formed anew: those that were kept led to no worse a place.
+      QuantizedLinear next = q;
+      refine(W, H, 0.01, 1, next);
+      EXPECT_LT(losses(W, next, H, 0.01).sum(), after) << group << ", sweep " << sweeps;
+      before = after;
+    }
+  }
+}
+
 TEST(Refine, ConvergesWhereNoSingleCodeIsBetter) {
   // Brute force over every code of every column of a converged layer.
-  const Matrix H = random_hessian(60, 12, 5);
+  const Matrix H = neighbour_hessian(60, 12, 5);
   const Matrix W = random_matrix(5, 12, 6);
   QuantizedLinear q = nearest(W, integer_scheme(2, 4, false, Dtype::kF32));
   refine(W, H, 0., 50, q);
@@ -109,7 +130,7 @@ TEST(Refine, ReachesTheBestOfAllCodesForTwoColumnsMostly) {
   // One group of two columns, scale in F32: every pair of codes with its best scale.
   int best = 0;
   constexpr int kRows = 200;
-  const Matrix H = random_hessian(50, 2, 7);
+  const Matrix H = neighbour_hessian(50, 2, 7);
   const Matrix W = random_matrix(kRows, 2, 8);
   QuantizedLinear q = nearest(W, integer_scheme(3, kAll, true, Dtype::kF32));
   const Eigen::VectorXd start = losses(W, q, H, 0.);
@@ -138,7 +159,7 @@ TEST(Refine, ReachesTheBestOfAllCodesForTwoColumnsMostly) {
 }
 
 TEST(Refine, ScattersGroupsAsSortedOnes) {
-  const Matrix H = random_hessian(300, 96, 9);
+  const Matrix H = neighbour_hessian(300, 96, 9);
   const Matrix W = random_matrix(20, 96, 10);
   std::vector<int32_t> groups(96);
   for (size_t k = 0; k < 96; ++k) groups[k] = static_cast<int32_t>(k * 5 % 3);
@@ -152,7 +173,7 @@ TEST(Refine, ScattersGroupsAsSortedOnes) {
 
 TEST(Refine, SameBytesWithOneThreadAndWithTwo) {
   const int threads = omp_get_max_threads();
-  const Matrix H = random_hessian(500, 300, 11);
+  const Matrix H = neighbour_hessian(500, 300, 11);
   const Matrix W = random_matrix(700, 300, 12);
   std::vector<std::array<uint64_t, 2>> prints;
   for (const int count : {1, 2}) {
@@ -166,7 +187,7 @@ TEST(Refine, SameBytesWithOneThreadAndWithTwo) {
 }
 
 TEST(Refine, DeadColumnsAndZeroGroupsStay) {
-  Matrix H = random_hessian(300, 64, 13);
+  Matrix H = neighbour_hessian(300, 64, 13);
   H.row(7).setZero();
   H.col(7).setZero();
   Matrix W = random_matrix(20, 64, 14);
