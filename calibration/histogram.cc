@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -75,6 +76,43 @@ double Histogram::edge(int64_t i) const {
   return std::ldexp(static_cast<double>(first + i), exponent);
 }
 
+void Histogram::fit_bins() {
+  const int old_exponent = exponent;
+  const int64_t old_first = first;
+  const float low = std::min(smallest, 0.f);
+  exponent = exponent_for(low, std::max(largest, 0.f));
+  first = bin_of(low, exponent);
+  const std::vector<int64_t> old = std::exchange(counts, std::vector<int64_t>(kBins));
+  add_bins(old, old_first, old_exponent);
+}
+
+void Histogram::add_bins(std::span<const int64_t> others, int64_t others_first,
+                         int others_exponent) {
+  for (size_t i = 0; i < others.size(); ++i) {
+    if (others[i] == 0) continue;
+    const auto bin = static_cast<double>(others_first + static_cast<int64_t>(i));
+    const int64_t wider = floor_of(std::ldexp(bin, others_exponent - exponent));
+    counts[static_cast<size_t>(wider - first)] += others[i];
+  }
+}
+
+void Histogram::add(const Histogram& other) {
+  if (other.total == 0) return;
+  if (total == 0) {
+    *this = other;
+    return;
+  }
+  smallest = std::min(smallest, other.smallest);
+  largest = std::max(largest, other.largest);
+  const auto share = static_cast<float>(static_cast<double>(other.total) /
+                                        static_cast<double>(total + other.total));
+  moving_smallest += share * (other.moving_smallest - moving_smallest);
+  moving_largest += share * (other.moving_largest - moving_largest);
+  fit_bins();
+  add_bins(other.counts, other.first, other.exponent);
+  total += other.total;
+}
+
 void Histogram::add(ConstMatrixRef X, const std::string& where) {
   if (X.size() == 0) return;
   const Extremes batch = extremes_of(X, where);
@@ -87,19 +125,7 @@ void Histogram::add(ConstMatrixRef X, const std::string& where) {
   moving_smallest = moved(moving_smallest, batch.smallest);
   moving_largest = moved(moving_largest, batch.largest);
 
-  const int old_exponent = exponent;
-  const int64_t old_first = first;
-  const float low = std::min(smallest, 0.f);
-  exponent = exponent_for(low, std::max(largest, 0.f));
-  first = bin_of(low, exponent);
-  std::vector<int64_t> merged(static_cast<size_t>(kBins));
-  for (size_t i = 0; i < counts.size(); ++i) {
-    if (counts[i] == 0) continue;
-    const auto bin = static_cast<double>(old_first + static_cast<int64_t>(i));
-    const int64_t wider = floor_of(std::ldexp(bin, old_exponent - exponent));
-    merged[static_cast<size_t>(wider - first)] += counts[i];
-  }
-  counts = std::move(merged);
+  fit_bins();
   total += X.size();
 
   const double inverse = std::ldexp(1., -exponent);

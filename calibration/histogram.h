@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,9 +29,17 @@ struct Histogram {
   // One batch. Throws Error(where, ...) naming row and column of NaN or infinity.
   void add(ConstMatrixRef X, const std::string& where);
 
+  // The values of both; the moving extremes become means, weighted by the number of values.
+  void add(const Histogram& other);
+
   double width() const;
   // Where bin i starts; i = kBins: where the last one ends.
   double edge(int64_t i) const;
+
+ private:
+  // Bins as the extremes ask for, counts moved into them.
+  void fit_bins();
+  void add_bins(std::span<const int64_t> others, int64_t others_first, int others_exponent);
 };
 
 }  // namespace nibble

@@ -5,17 +5,20 @@
 
 namespace nibble {
 
-InputSums::InputSums(int64_t K) : gram_(Matrix::Zero(K, K)) {}
+InputSums::InputSums(int64_t K, bool with_histogram)
+    : gram_(Matrix::Zero(K, K)), with_histogram_(with_histogram) {}
 
 void InputSums::add(ConstMatrixRef X, const std::string& where) {
   add_columns(X, tokens_, where, columns_);
   add_gram(X, gram_);
+  if (with_histogram_) histogram_.add(X, where);
   tokens_ += X.rows();
 }
 
 InputStatistics InputSums::finish() && {
   InputStatistics statistics;
   statistics.tokens = tokens_;
+  statistics.histogram = std::move(histogram_);
   const double count = static_cast<double>(std::max<int64_t>(1, tokens_));
   mirror_upper(gram_);
   statistics.H = std::move(gram_);
@@ -38,6 +41,7 @@ void merge(InputStatistics& statistics, const InputStatistics& others) {
   statistics.H += share * (others.H - statistics.H);
   statistics.mean_absolute += share * (others.mean_absolute - statistics.mean_absolute);
   statistics.largest = statistics.largest.cwiseMax(others.largest);
+  statistics.histogram.add(others.histogram);
   statistics.tokens += others.tokens;
 }
 
@@ -46,6 +50,7 @@ void divide_inputs(InputStatistics& statistics, const Vector& scales) {
   statistics.H = inverse.asDiagonal() * statistics.H * inverse.asDiagonal();
   statistics.mean_absolute = statistics.mean_absolute.cwiseProduct(inverse);
   statistics.largest = statistics.largest.cwiseProduct(inverse);
+  statistics.histogram = {};
 }
 
 }  // namespace nibble

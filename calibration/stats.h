@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "calibration/histogram.h"
 #include "kernels/hessian.h"
 #include "src/tensor/matrix.h"
 
@@ -15,12 +16,13 @@ struct InputStatistics {
   Matrix H;              // [K, K] X'X / tokens, both triangles; symmetric
   Vector mean_absolute;  // [K] mean of |x|
   Vector largest;        // [K] max of |x|
+  Histogram histogram;   // of all values; empty: not asked for, or the inputs were rescaled since
 };
 
 // add* finish.
 class InputSums {
  public:
-  explicit InputSums(int64_t K);
+  explicit InputSums(int64_t K, bool with_histogram = false);
 
   // X [T, K]. Throws Error(where, ...) naming token and column of NaN or infinity.
   void add(ConstMatrixRef X, const std::string& where);
@@ -31,13 +33,15 @@ class InputSums {
   int64_t tokens_ = 0;
   Matrix gram_;  // [K, K] upper triangle
   ColumnSums columns_;
+  bool with_histogram_;
+  Histogram histogram_;
 };
 
 // The statistics of the tokens of both.
 void merge(InputStatistics& statistics, const InputStatistics& others);
 
 // The same inputs divided by `scales` [K], column by column: what a layer sees whose weights were
-// multiplied by them.
+// multiplied by them. Loses the histogram.
 void divide_inputs(InputStatistics& statistics, const Vector& scales);
 
 }  // namespace nibble

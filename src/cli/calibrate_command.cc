@@ -14,7 +14,7 @@ namespace nibble {
 namespace {
 
 // As typed.
-struct Typed {
+struct CalibrateArguments {
   std::string model;
   CalibrateOptions options;
   std::string ids_dtype = "u16";
@@ -62,7 +62,7 @@ void print_report(const CalibrateReport& report, const std::string& output) {
   }
 }
 
-int run(const Typed& typed, const CommandLine& line) {
+int run(const CalibrateArguments& typed, const CommandLine& line) {
   CalibrateOptions options = typed.options;
   options.calibration.dataset_options.ids_dtype =
       parse_integer_type(typed.ids_dtype, "--ids-dtype");
@@ -83,7 +83,7 @@ int run(const Typed& typed, const CommandLine& line) {
 }  // namespace
 
 void declare_calibrate(CLI::App& command, CommandLine& line) {
-  auto typed = std::make_shared<Typed>();
+  auto typed = std::make_shared<CalibrateArguments>();
   CalibrateOptions& options = typed->options;
   command.add_option("MODEL", typed->model, "model folder")->required();
   command.add_option("-o,--output", options.output, "file to write (.safetensors)")->required();
@@ -93,6 +93,8 @@ void declare_calibrate(CLI::App& command, CommandLine& line) {
                      "evaluation data: say how much of it calibration has seen");
   command.add_flag("--hold-out", options.hold_out,
                    "keep every 8th window apart, for the guard of quantize");
+  command.add_flag("--histograms", options.histograms,
+                   "keep histograms, for --activation-range of quantize");
   command.add_flag("--force", options.force, "replace an existing file");
   line.run = [typed, &line] { return run(*typed, line); };
 }

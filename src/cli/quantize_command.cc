@@ -19,7 +19,7 @@ namespace nibble {
 namespace {
 
 // As typed; what is in the recipe is typed there, over a recipe file's.
-struct Typed {
+struct QuantizeArguments {
   std::string model;
   std::string output;
   Recipe recipe;
@@ -33,7 +33,7 @@ struct Typed {
   bool force = false;
 };
 
-Recipe resolve(const Typed& typed) {
+Recipe resolve(const QuantizeArguments& typed) {
   Recipe recipe = typed.recipe;
   if (!typed.scale_search.empty()) recipe.gptq.search = scale_search_from_name(typed.scale_search);
   if (typed.alpha == "auto") {
@@ -150,7 +150,7 @@ void print_report(const Plan& plan, const QuantizeReport& report, const std::str
   print("verified: every code, parameter and untouched tensor reads back as meant");
 }
 
-int run(const Typed& typed, const CommandLine& line) {
+int run(const QuantizeArguments& typed, const CommandLine& line) {
   const Recipe recipe = resolve(typed);
   OutputOptions output;
   output.folder = typed.output;
@@ -184,7 +184,7 @@ void add_switch(CLI::App& command, const std::string& names, std::optional<bool>
 
 // The recipe file is read when its option is parsed, which is declared first: the options after it
 // change what it says.
-void declare_recipe(CLI::App& command, Typed& typed) {
+void declare_recipe(CLI::App& command, QuantizeArguments& typed) {
   command
       .add_option_function<std::string>(
           "--recipe", [&typed](const std::string& file) { typed.recipe = read_recipe(file); },
@@ -192,7 +192,7 @@ void declare_recipe(CLI::App& command, Typed& typed) {
       ->trigger_on_parse();
 }
 
-void declare_calibration(CLI::App& command, Typed& typed) {
+void declare_calibration(CLI::App& command, QuantizeArguments& typed) {
   declare_windows(command, typed.recipe.calibration, typed.ids_dtype);
   command.add_option("--overlap", typed.recipe.overlap,
                      "evaluation data: say how much of it calibration has seen");
@@ -211,7 +211,7 @@ void declare_calibration(CLI::App& command, Typed& typed) {
              "out (default: at 3 bits and fewer)");
 }
 
-void declare_gptq(CLI::App& command, Typed& typed) {
+void declare_gptq(CLI::App& command, QuantizeArguments& typed) {
   GptqOptions& gptq = typed.recipe.gptq;
   command.add_flag("--act-order,!--no-act-order", gptq.act_order,
                    "gptq: columns by falling diag(H)");
@@ -228,7 +228,7 @@ void declare_gptq(CLI::App& command, Typed& typed) {
       ->check(CLI::Range(0, 100));
 }
 
-void declare_transforms(CLI::App& command, Typed& typed) {
+void declare_transforms(CLI::App& command, QuantizeArguments& typed) {
   command.add_option("--alpha", typed.alpha,
                      "smoothquant: 0 to 1, or auto: searched for every group (default: 0.8)");
   command.add_option("--awq-search", typed.awq_search,
@@ -238,7 +238,16 @@ void declare_transforms(CLI::App& command, Typed& typed) {
                    "awq: shrink ranges where that helps (with -m awq)");
 }
 
-void declare_layers(CLI::App& command, Typed& typed) {
+void declare_activations(CLI::App& command, QuantizeArguments& typed) {
+  command.add_option("--activation-range", typed.recipe.activation_range,
+                     "of static activations: minmax, moving-average, percentile, mse or entropy "
+                     "(default: mse)");
+  command.add_option("--percentile", typed.recipe.percentile, "of --activation-range percentile")
+      ->check(CLI::Range(50.0, 100.0))
+      ->capture_default_str();
+}
+
+void declare_layers(CLI::App& command, QuantizeArguments& typed) {
   Recipe& recipe = typed.recipe;
   SchemeChoice& scheme = recipe.layers.scheme;
   command.add_option("-m,--method", recipe.method,
@@ -264,7 +273,7 @@ void declare_layers(CLI::App& command, Typed& typed) {
 }  // namespace
 
 void declare_quantize(CLI::App& command, CommandLine& line) {
-  auto typed = std::make_shared<Typed>();
+  auto typed = std::make_shared<QuantizeArguments>();
   Recipe& recipe = typed->recipe;
   command.add_option("MODEL", typed->model, "model folder")->required();
   command.add_option("-o,--output", typed->output, "folder to write")->required();
@@ -273,6 +282,7 @@ void declare_quantize(CLI::App& command, CommandLine& line) {
   declare_calibration(command, *typed);
   declare_gptq(command, *typed);
   declare_transforms(command, *typed);
+  declare_activations(command, *typed);
   command.add_option(
       "-f,--format", recipe.format,
       "see 'nibble list formats' (default: the scheme's, see 'nibble list schemes')");

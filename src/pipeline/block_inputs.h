@@ -19,6 +19,9 @@
 
 namespace nibble {
 
+// Tokens whose inputs are in memory together.
+inline constexpr int64_t kChunkTokens = 4096;
+
 // The input groups of a block, in the order of the forward pass.
 inline constexpr std::array kBlockGroups = {InputGroup::kAttention, InputGroup::kAttentionOutput,
                                             InputGroup::kMlp, InputGroup::kMlpDown};

@@ -1,7 +1,6 @@
 #include "src/pipeline/calibrate.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <optional>
 #include <utility>
@@ -12,11 +11,10 @@
 #include "src/model/tokenizer.h"
 #include "src/pipeline/held_out.h"
 #include "src/pipeline/memory_meter.h"
+#include "src/tensor/stopwatch.h"
 
 namespace nibble {
 namespace {
-
-constexpr int64_t kChunkTokens = 4096;  // whose inputs are in memory together
 
 CalibrateReport::Group describe_group(int64_t block, InputGroup group,
                                       const InputStatistics& statistics) {
@@ -32,11 +30,11 @@ CalibrateReport::Group describe_group(int64_t block, InputGroup group,
 // The inputs of one block, added up.
 class BlockSums {
  public:
-  BlockSums(const Config& config, int64_t block, bool hold_out)
+  BlockSums(const Config& config, int64_t block, bool hold_out, bool histograms)
       : where_("block " + std::to_string(block)), hold_out_(hold_out) {
     for (const InputGroup group : kBlockGroups) {
-      fitted_.emplace(group, InputSums(input_width(config, group)));
-      if (hold_out) held_out_.emplace(group, InputSums(input_width(config, group)));
+      fitted_.emplace(group, InputSums(input_width(config, group), histograms));
+      if (hold_out) held_out_.emplace(group, InputSums(input_width(config, group), histograms));
     }
   }
 
@@ -91,7 +89,7 @@ CalibrationData read_windows(const Checkpoint& checkpoint, const Config& config,
 
 CalibrateReport calibrate(std::shared_ptr<const Checkpoint> checkpoint,
                           const CalibrateOptions& options, const Progress& progress) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   MemoryMeter memory;
   const Model model(checkpoint);
   const CalibrationData data =
@@ -104,14 +102,15 @@ CalibrateReport calibrate(std::shared_ptr<const Checkpoint> checkpoint,
   report.origin = origin_of(*checkpoint, windows, options.calibration);
   if (options.hold_out) report.origin.held_out = held_out_windows(windows.windows);
   const bool hold_out = report.origin.held_out > 0;
-  StatisticsWriter writer(options.output, model.config(), report.origin, options.force);
+  StatisticsWriter writer(options.output, model.config(), report.origin,
+                          {.histograms = options.histograms, .replace = options.force});
   report.bytes_out = writer.bytes();
 
   const Batch batch{.windows = windows.windows, .window = windows.seq_len};
   Matrix x = model.embed(windows.ids, batch);
   for (int64_t index = 0; index < model.config().layers; ++index) {
     const Block block = model.load_block(index);
-    BlockSums sums(model.config(), index, hold_out);
+    BlockSums sums(model.config(), index, hold_out, options.histograms);
     const int64_t step = std::max<int64_t>(1, kChunkTokens / batch.window);
     for (int64_t first = 0; first < batch.windows; first += step) {
       const Batch part{.windows = std::min(step, batch.windows - first), .window = batch.window};
@@ -130,7 +129,7 @@ CalibrateReport calibrate(std::shared_ptr<const Checkpoint> checkpoint,
   }
   writer.finish();
   report.peak_ram_bytes = memory.peak_bytes();
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = watch.seconds();
   return report;
 }
 

@@ -33,6 +33,7 @@ struct CalibrateOptions {
   std::filesystem::path output;
   std::filesystem::path overlap;  // evaluation data to compare the windows with; empty: none
   bool hold_out = false;          // every 8th window goes to statistics of its own, for the guard
+  bool histograms = false;        // for ranges of static activations
   bool force = false;
 };
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "src/pipeline/divergence.h"
 #include "src/pipeline/memory_meter.h"
 #include "src/tensor/error.h"
+#include "src/tensor/stopwatch.h"
 
 namespace nibble {
 namespace {
@@ -33,8 +33,6 @@ constexpr int64_t kBatchTokens = 8192;
 
 // Blocks that stay loaded between batches: loading a small model's anew takes a tenth of the time.
 constexpr int64_t kResidentBytes = int64_t{1} << 30;
-
-using Clock = std::chrono::steady_clock;
 
 // Sums of one quantity over scored tokens.
 struct Moments {
@@ -227,7 +225,7 @@ EvaluateResult evaluate(std::shared_ptr<const Checkpoint> checkpoint,
   const Windows windows = make_windows(options.protocol, static_cast<int64_t>(text.ids.size()),
                                        seq_len, stride_of(options, seq_len), text.adds_bos);
 
-  const auto start = Clock::now();
+  const Stopwatch watch;
   const auto total = static_cast<int64_t>(windows.starts.size());
   const int64_t per_batch = std::max<int64_t>(1, kBatchTokens / seq_len);
   Moments nll;
@@ -255,7 +253,7 @@ EvaluateResult evaluate(std::shared_ptr<const Checkpoint> checkpoint,
   }
 
   EvaluateResult result;
-  result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  result.seconds = watch.seconds();
   result.seq_len = seq_len;
   result.windows = total;
   result.tokens = nll.count;

@@ -1,7 +1,6 @@
 #include "src/pipeline/export.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <set>
 #include <utility>
@@ -10,6 +9,7 @@
 #include "src/pipeline/write_model.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/error.h"
+#include "src/tensor/stopwatch.h"
 
 namespace nibble {
 namespace {
@@ -118,7 +118,7 @@ std::vector<PlannedTensor> plan_tensors(const Checkpoint& checkpoint, const Mode
 
 ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
                                const ExportOptions& options, const Progress& progress) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   const ModelLayout layout = read_layout(*checkpoint);
   if (layout.format == nullptr) {
     throw Error(checkpoint->folder().string(), "is not quantized",
@@ -150,7 +150,7 @@ ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
   });
   report.bytes_in = checkpoint->bytes();
   report.bytes_out = written.bytes;
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = watch.seconds();
   return report;
 }
 

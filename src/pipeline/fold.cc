@@ -13,9 +13,6 @@
 namespace nibble {
 namespace {
 
-// Tokens whose inputs are in memory together, twice.
-constexpr int64_t kChunkTokens = 4096;
-
 bool adds_to_residual(InputGroup group) {
   return group == InputGroup::kAttentionOutput || group == InputGroup::kMlpDown;
 }
@@ -77,7 +74,8 @@ Seen see(const Model& model, const Block& block, const Batch& batch, const Matri
 class SampleSums {
  public:
   // hidden: of the residual stream; 0: outputs are not added to it.
-  SampleSums(int64_t K, int64_t hidden, bool with_original) : inputs_(K) {
+  SampleSums(int64_t K, int64_t hidden, bool with_original, bool with_histogram)
+      : inputs_(K, with_histogram) {
     if (!with_original) return;
     drift_ = Matrix::Zero(K, K);
     if (hidden > 0) residual_ = Matrix::Zero(hidden, K);
@@ -166,9 +164,9 @@ GroupInputs Fold::collect(InputGroup group) {
   const int64_t hidden = adds_to_residual(group) ? x_.cols() : 0;
   const bool with_original = x0_.size() != 0;
   const std::string where = "block " + std::to_string(block_index_);
-  SampleSums fitted(K, hidden, with_original);
+  SampleSums fitted(K, hidden, with_original, options_.histograms);
   std::optional<SampleSums> held_out;
-  if (options_.hold_out) held_out.emplace(K, hidden, with_original);
+  if (options_.hold_out) held_out.emplace(K, hidden, with_original, false);
 
   const int64_t step = std::max<int64_t>(1, kChunkTokens / batch_.window);
   for (int64_t first = 0; first < batch_.windows; first += step) {

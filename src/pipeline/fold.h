@@ -17,6 +17,7 @@ namespace nibble {
 struct FoldOptions {
   bool keep_original = true;    // the stream x0, for the correction of the quantized past
   bool true_sequential = true;  // layers replaced are seen by the later ones of their block
+  bool histograms = false;      // of the fitted inputs, for ranges of static activations
   bool hold_out = false;        // every 8th window goes to GroupInputs::held_out
 };
 

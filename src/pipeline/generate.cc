@@ -1,7 +1,6 @@
 #include "src/pipeline/generate.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <random>
 #include <utility>
@@ -10,11 +9,10 @@
 #include "src/model/model.h"
 #include "src/model/tokenizer.h"
 #include "src/tensor/error.h"
+#include "src/tensor/stopwatch.h"
 
 namespace nibble {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // The whole model in memory, with the keys and values of one sequence.
 class Session {
@@ -109,10 +107,6 @@ class Text {
   size_t shown_ = 0;
 };
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const std::string& prompt,
                                 const Config& config) {
   std::vector<int32_t> ids = tokenizer.encode(prompt);
@@ -147,10 +141,10 @@ GenerateResult generate(std::shared_ptr<const Checkpoint> checkpoint,
   Session session(model, length);
   Text text(tokenizer, next, on_text);
   std::mt19937_64 random(options.seed);
-  auto start = Clock::now();
+  Stopwatch watch;
   std::vector<float> logits = session.append(next);
-  result.prompt_seconds = seconds_since(start);
-  start = Clock::now();
+  result.prompt_seconds = watch.seconds();
+  watch = {};
   while (result.tokens < options.tokens) {
     const int32_t id = choose(logits, options.temperature, random);
     result.ended = tokenizer.eos() && id == *tokenizer.eos();
@@ -159,7 +153,7 @@ GenerateResult generate(std::shared_ptr<const Checkpoint> checkpoint,
     ++result.tokens;
     if (result.tokens < options.tokens) logits = session.append(std::span(&id, 1));
   }
-  result.seconds = seconds_since(start);
+  result.seconds = watch.seconds();
   result.text = text.finish();
   return result;
 }

@@ -1,13 +1,14 @@
 #include "src/pipeline/make_layers.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iterator>
 #include <map>
 #include <span>
 #include <utility>
 
+#include "calibration/ranges.h"
+#include "calibration/stats.h"
 #include "calibration/windows.h"
 #include "kernels/blas_tile.h"
 #include "kernels/factorize.h"
@@ -26,15 +27,10 @@
 #include "src/pipeline/saved_statistics.h"
 #include "src/quantized/entropy.h"
 #include "src/tensor/error.h"
+#include "src/tensor/stopwatch.h"
 
 namespace nibble {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 void add_note(std::string& notes, const std::string& note) {
   notes += (notes.empty() ? "" : "; ") + note;
@@ -161,6 +157,7 @@ class LayerMaker::State {
       inputs_ = std::make_unique<Fold>(*model_, windows,
                                        FoldOptions{.keep_original = corrects_past(),
                                                    .true_sequential = recipe.true_sequential,
+                                                   .histograms = needs_histograms(),
                                                    .hold_out = guard_});
       return;
     }
@@ -195,9 +192,9 @@ class LayerMaker::State {
   }
 
   QuantizedLinear make_alone(const PlannedModule& module, const Matrix& W, ModuleReport& row) {
-    const auto start = Clock::now();
+    const Stopwatch watch;
     SolvedLayer solved = solve(module, W, {});
-    row.seconds = seconds_since(start);
+    row.seconds = watch.seconds();
     describe_solution(solved, row);
     return std::move(solved.result.q);
   }
@@ -206,17 +203,17 @@ class LayerMaker::State {
     enter(module.module);
     rescaling_.apply_to(module.module.name, W);
     Group& group = group_of(module);
-    const auto start = Clock::now();
+    const Stopwatch watch;
     const Matrix target = clipped(module, corrected(module, W, group), group, row);
     SolvedLayer solved = solve(module, target, layer_inputs(group));
     if (guard_) guard(module, W, group, solved, row);
-    row.seconds = seconds_since(start);
+    row.seconds = watch.seconds();
     if (group.factorization) {
       row.seconds += group.factorization->seconds / static_cast<double>(group.layers);
     }
     describe_solution(solved, row);
     QuantizedLinear& q = solved.result.q;
-    set_input_scale(group, q);
+    set_input_scale(group, q, row);
     row.output_error = output_error(W, group.inputs.fitted.inputs.H, q);
     if (group.inputs.held_out.inputs.tokens > 0) {
       row.held_out_error = output_error(W, group.inputs.held_out.inputs.H, q);
@@ -269,6 +266,15 @@ class LayerMaker::State {
     return plan_.recipe.past_share(module.target.scheme->activations.has_value());
   }
 
+  const RangeMethodRow& activation_range() const {
+    return range_method(plan_.recipe.activation_range.value_or("mse"));
+  }
+
+  // Extremes are known without.
+  bool needs_histograms() const {
+    return plan_.has_static_activations() && activation_range().method != RangeMethod::kMinMax;
+  }
+
   bool corrects_past() const {
     return std::any_of(plan_.modules.begin(), plan_.modules.end(), [&](const PlannedModule& m) {
       return m.target.scheme && past_share(m) > 0;
@@ -319,13 +325,35 @@ class LayerMaker::State {
     return solved;
   }
 
-  // The stored scale of static activations: the largest |x| seen is the end of the range.
-  static void set_input_scale(const Group& group, QuantizedLinear& q) {
+  // The stored scale of static activations, symmetric.
+  void set_input_scale(const Group& group, QuantizedLinear& q, ModuleReport& row) const {
     if (!q.scheme.activations || q.scheme.activations->dynamic) return;
-    const auto steps = static_cast<float>((1 << q.scheme.activations->bits) - 1);
-    const float largest = group.inputs.fitted.inputs.largest.maxCoeff();
-    const float scale = largest == 0.F ? 1.F : 2.F * largest / steps;
+    const int bits = q.scheme.activations->bits;
+    const InputStatistics& inputs = group.inputs.fitted.inputs;
+    const float largest = inputs.largest.maxCoeff();
+    const float end = needs_histograms() ? range_end(inputs, bits) : largest;
+    if (end < largest) {
+      add_note(row.note, "input range ends at " +
+                             std::to_string(std::lround(100. * double{end} / double{largest})) +
+                             " % of the largest input");
+    }
+    const float scale = end == 0.F ? 1.F : 2.F * end / static_cast<float>((1 << bits) - 1);
     q.input_scale = Tensor::copy_of(Dtype::kF32, {1}, std::span(&scale, 1));
+  }
+
+  float range_end(const InputStatistics& inputs, int bits) const {
+    if (inputs.histogram.total == 0) {
+      throw Error(plan_.recipe.statistics.string(),
+                  "--activation-range " + std::string(activation_range().name) +
+                      " needs histograms of the inputs as they are quantized",
+                  plan_.transforms.empty()
+                      ? "run 'nibble calibrate --histograms', or choose --activation-range minmax"
+                      : "transforms change them: give a dataset instead of --stats, or choose "
+                        "--activation-range minmax");
+    }
+    const RangeOptions options = {
+        .bits = bits, .symmetric = true, .percentile = plan_.recipe.percentile};
+    return find_range(activation_range().method, inputs.histogram, options).high;
   }
 
   // Keeps round to nearest where it is nearer to the original on the held-out windows.

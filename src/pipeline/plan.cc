@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "calibration/ranges.h"
 #include "src/pipeline/method.h"
 #include "src/tensor/error.h"
 
@@ -259,15 +260,18 @@ void check_calibration(const Plan& plan) {
     throw Error("--awq-search block", "is for awq as the only transform",
                 "search by the Hessian, or choose a method with awq alone");
   }
-  const bool has_static_activations =
-      std::any_of(plan.modules.begin(), plan.modules.end(), [](const PlannedModule& m) {
-        return m.target.scheme && m.target.scheme->activations &&
-               !m.target.scheme->activations->dynamic;
-      });
-  const bool needed = !plan.transforms.empty() || uses(Needs::kHessian) || has_static_activations;
+  const bool needed =
+      !plan.transforms.empty() || uses(Needs::kHessian) || plan.has_static_activations();
   if (needed && !recipe.is_calibrated()) {
     throw Error("--method " + recipe.method, "needs a calibration dataset",
                 "add -d FILE, or --stats FILE of 'nibble calibrate'");
+  }
+  if (recipe.activation_range) {
+    const std::string name(range_method(*recipe.activation_range).name);
+    if (!plan.has_static_activations()) {
+      throw Error("--activation-range " + name, "no layer has static activations",
+                  "leave it out, or choose --scheme w8a8-static");
+    }
   }
   if (recipe.is_calibrated() && !needed && !uses(Needs::kImportance)) {
     throw Error(recipe.statistics.empty() ? "--dataset" : "--stats",
@@ -295,6 +299,13 @@ void check_not_quantized(const Plan& plan) {
 }
 
 }  // namespace
+
+bool Plan::has_static_activations() const {
+  return std::any_of(modules.begin(), modules.end(), [](const PlannedModule& m) {
+    return m.target.scheme && m.target.scheme->activations &&
+           !m.target.scheme->activations->dynamic;
+  });
+}
 
 std::string formats_that_hold(const FormatModule& module) {
   std::string names;

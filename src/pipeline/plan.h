@@ -43,6 +43,8 @@ struct Plan {
   int64_t bytes_out = 0;
   double bits_per_weight = 0;  // of the quantized linear layers, parameters included
   std::vector<std::string> warnings;
+
+  bool has_static_activations() const;
 };
 
 // Throws Error naming the module for what the format cannot hold, for patterns that match nothing,

@@ -1,21 +1,15 @@
 #include "src/pipeline/quantize.h"
 
-#include <chrono>
 #include <string>
 
 #include "src/pipeline/make_layers.h"
 #include "src/pipeline/memory_meter.h"
 #include "src/pipeline/version.h"
 #include "src/pipeline/write_model.h"
+#include "src/tensor/stopwatch.h"
 
 namespace nibble {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 Json manifest(const Plan& plan, const QuantizeReport& report) {
   Json json;
@@ -29,7 +23,7 @@ Json manifest(const Plan& plan, const QuantizeReport& report) {
 }  // namespace
 
 QuantizeReport quantize(const Plan& plan, const OutputOptions& output, const Progress& progress) {
-  const auto start = Clock::now();
+  const Stopwatch watch;
   MemoryMeter memory;
   QuantizeReport report;
   report.warnings = plan.warnings;
@@ -54,7 +48,7 @@ QuantizeReport quantize(const Plan& plan, const OutputOptions& output, const Pro
   }
   report.bytes_out = written.bytes;
   report.peak_ram_bytes = memory.peak_bytes();
-  report.seconds = seconds_since(start);
+  report.seconds = watch.seconds();
   return report;
 }
 

@@ -221,6 +221,10 @@ void visit_recipe(Fields& fields, Recipe& recipe) {
   });
   fields.section("smoothquant",
                  [&](auto& inner) { inner.field("alpha", recipe.transform_options.alpha); });
+  fields.section("activations", [&](auto& inner) {
+    inner.field("range", recipe.activation_range);
+    inner.field("percentile", recipe.percentile);
+  });
   fields.field("true_sequential", recipe.true_sequential);
   fields.field("correct_past", recipe.correct_past);
   fields.field("guard", recipe.guard);
@@ -264,6 +268,7 @@ void check_values(const Recipe& recipe, const std::string& where) {
   };
   in_range("correct_past", recipe.correct_past.value_or(0), 0, 1);
   in_range("smoothquant: alpha", recipe.transform_options.alpha.value_or(0), 0, 1);
+  in_range("activations: percentile", recipe.percentile, 50, 100);
   in_range("gptq: damp", recipe.gptq.damp, 1e-9, 1);
   in_range("gptq: sweeps", recipe.sweeps.value_or(0), 0, 100);
   in_range("calibration: samples", static_cast<double>(recipe.calibration.samples), 1, 1e9);

@@ -55,6 +55,9 @@ struct Recipe {
   // Share of the quantized past's error that is made good, 0..1; none: 0.8, and 0 with quantized
   // activations, whose rounding it takes for an error that weights can mend.
   std::optional<double> correct_past;
+  std::optional<std::string> activation_range;  // of static activations, a row of range_methods();
+                                                // none: mse
+  double percentile = 99.99;                    // of that range method, in per cent
   bool true_sequential = true;  // statistics again after each input group of a block
   std::optional<bool> guard;    // keep round to nearest where it is better on held-out windows;
                                 // none: at 3 bits and fewer

@@ -3,14 +3,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
+#include <array>
+#include <cstdint>
 #include <map>
+#include <numeric>
 #include <span>
 #include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "calibration/histogram.h"
 #include "formats/atomic_folder.h"
 #include "formats/safetensors.h"
 #include "kernels/hessian.h"
@@ -32,8 +35,33 @@ std::string prefix_of(int64_t block, InputGroup group, bool held_out) {
 
 int64_t triangle(int64_t K) { return K * (K + 1) / 2; }
 
-std::string_view bytes_of(const float* values, int64_t count) {
-  return {reinterpret_cast<const char*>(values), static_cast<size_t>(count) * sizeof(float)};
+template <typename T>
+std::string_view text_of(const T* values, int64_t count) {
+  return {reinterpret_cast<const char*>(values), static_cast<size_t>(count) * sizeof(T)};
+}
+
+constexpr const char* kCounts = "histogram_counts";
+constexpr const char* kPlace = "histogram_place";
+constexpr int64_t kPlaceValues = 6;
+
+std::array<double, kPlaceValues> place_of(const Histogram& histogram) {
+  return {static_cast<double>(histogram.exponent),
+          static_cast<double>(histogram.first),
+          histogram.smallest,
+          histogram.largest,
+          histogram.moving_smallest,
+          histogram.moving_largest};
+}
+
+Histogram histogram_of(std::span<const int64_t> counts, std::span<const double> place) {
+  return {.exponent = static_cast<int>(place[0]),
+          .first = static_cast<int64_t>(place[1]),
+          .counts = {counts.begin(), counts.end()},
+          .total = std::accumulate(counts.begin(), counts.end(), int64_t{0}),
+          .smallest = static_cast<float>(place[2]),
+          .largest = static_cast<float>(place[3]),
+          .moving_smallest = static_cast<float>(place[4]),
+          .moving_largest = static_cast<float>(place[5])};
 }
 
 // Owns a file that is being written: removed unless it was given its name. A member of its own, so
@@ -108,10 +136,12 @@ Json to_json(const StatisticsOrigin& origin) {
 
 class StatisticsWriter::State {
  public:
-  State(fs::path target, const Config& config, const StatisticsOrigin& origin, bool replace)
-      : target_(std::move(target)),
+  State(fs::path target, const Config& config, const StatisticsOrigin& origin,
+        const StatisticsOptions& options)
+      : options_(options),
+        target_(std::move(target)),
         partial_(target_.string() + ".partial-" + std::to_string(::getpid())) {
-    if (fs::exists(target_) && (!replace || !fs::is_regular_file(target_))) {
+    if (fs::exists(target_) && (!options.replace || !fs::is_regular_file(target_))) {
       throw Error(target_.string(), "exists already", "use --force to replace a file");
     }
     SafetensorsHeader header;
@@ -144,6 +174,7 @@ class StatisticsWriter::State {
   void write(const std::string& prefix, const InputStatistics& statistics) {
     write_vector(prefix + "mean_absolute", statistics.mean_absolute);
     write_vector(prefix + "largest", statistics.largest);
+    if (options_.histograms) write_histogram(prefix, statistics.histogram);
     int64_t place = places_.at(prefix + "hessian");
     const int64_t K = statistics.H.rows();
     std::vector<float> rows;
@@ -151,47 +182,61 @@ class StatisticsWriter::State {
       const float* values = statistics.H.row(row).data();
       rows.insert(rows.end(), values + row, values + K);
       if ((row + 1) % kRowsTogether != 0 && row + 1 != K) continue;
-      const std::string_view bytes = bytes_of(rows.data(), std::ssize(rows));
+      const std::string_view bytes = text_of(rows.data(), std::ssize(rows));
       file_.write_at(place, bytes);
       place += std::ssize(bytes);
       rows.clear();
     }
-    written_ += 3;
+    ++written_;
   }
 
   void finish() {
-    if (written_ != places_.size()) throw Error(target_.string(), "statistics are incomplete");
+    if (written_ != declared_) throw Error(target_.string(), "statistics are incomplete");
     file_.sync();
     partial_.rename_to(target_);
   }
 
  private:
-  static void declare(SafetensorsHeader& header, int64_t block, InputGroup group, bool held_out,
-                      int64_t K) {
+  void declare(SafetensorsHeader& header, int64_t block, InputGroup group, bool held_out,
+               int64_t K) {
     const std::string prefix = prefix_of(block, group, held_out);
-    const auto add = [&](const char* name, int64_t count) {
-      header.entries.push_back({.info = {prefix + name, Dtype::kF32, {count}}});
+    const auto add = [&](const char* name, int64_t count, Dtype type = Dtype::kF32) {
+      header.entries.push_back({.info = {prefix + name, type, {count}}});
     };
+    ++declared_;
     add("hessian", triangle(K));
     add("mean_absolute", K);
     add("largest", K);
+    if (!options_.histograms) return;
+    add(kCounts, Histogram::kBins, Dtype::kI64);
+    add(kPlace, kPlaceValues, Dtype::kF64);
+  }
+
+  void write_histogram(const std::string& prefix, const Histogram& histogram) {
+    std::vector<int64_t> counts = histogram.counts;
+    counts.resize(Histogram::kBins);  // no tokens: none
+    const std::array<double, kPlaceValues> place = place_of(histogram);
+    file_.write_at(places_.at(prefix + kCounts), text_of(counts.data(), std::ssize(counts)));
+    file_.write_at(places_.at(prefix + kPlace), text_of(place.data(), kPlaceValues));
   }
 
   void write_vector(const std::string& name, const Vector& values) {
-    file_.write_at(places_.at(name), bytes_of(values.data(), values.size()));
+    file_.write_at(places_.at(name), text_of(values.data(), values.size()));
   }
 
+  StatisticsOptions options_;
   fs::path target_;
   PartialFile partial_;
   OutputFile file_;
   std::map<std::string, int64_t> places_;  // tensor -> byte of the file
   int64_t bytes_ = 0;
-  size_t written_ = 0;
+  int64_t declared_ = 0;  // groups, held-out ones apart
+  int64_t written_ = 0;
 };
 
 StatisticsWriter::StatisticsWriter(fs::path file, const Config& config,
-                                   const StatisticsOrigin& origin, bool replace)
-    : state_(std::make_unique<State>(std::move(file), config, origin, replace)) {}
+                                   const StatisticsOrigin& origin, const StatisticsOptions& options)
+    : state_(std::make_unique<State>(std::move(file), config, origin, options)) {}
 StatisticsWriter::~StatisticsWriter() = default;
 
 int64_t StatisticsWriter::bytes() const { return state_->bytes(); }
@@ -226,13 +271,16 @@ void SavedStatistics::enter(int64_t block) {
 InputStatistics SavedStatistics::load(InputGroup group, bool held_out) const {
   const std::string prefix = prefix_of(block_, group, held_out);
   const int64_t K = input_width(config_, group);
-  const auto floats = [&](const std::string& name, int64_t count) {
+  const auto values_of = [&](const std::string& name, int64_t count, Dtype type) {
     Tensor tensor = file_.tensor(name);
-    if (tensor.dtype() != Dtype::kF32 || tensor.shape() != Shape{count}) {
+    if (tensor.dtype() != type || tensor.shape() != Shape{count}) {
       throw Error(file_.folder().string() + ": tensor '" + name + "'",
-                  "expected F32 [" + std::to_string(count) + "]");
+                  "expected " + std::string(dtype_name(type)) + " [" + std::to_string(count) + "]");
     }
     return tensor;
+  };
+  const auto floats = [&](const std::string& name, int64_t count) {
+    return values_of(name, count, Dtype::kF32);
   };
   InputStatistics statistics;
   statistics.tokens =
@@ -249,6 +297,11 @@ InputStatistics SavedStatistics::load(InputGroup group, bool held_out) const {
   }
   mirror_upper(statistics.H);
   file_.release(prefix + "hessian");
+  if (file_.has(prefix + kCounts)) {
+    const Tensor counts = values_of(prefix + kCounts, Histogram::kBins, Dtype::kI64);
+    const Tensor place = values_of(prefix + kPlace, kPlaceValues, Dtype::kF64);
+    statistics.histogram = histogram_of(counts.values<int64_t>(), place.values<double>());
+  }
   if (const auto found = rescaling_.inputs.find(group); found != rescaling_.inputs.end()) {
     divide_inputs(statistics, found->second);
   }

@@ -3,7 +3,9 @@
 // not change what later blocks saw ("past: original").
 //
 // Tensors, F32: block.<i>.<group>.hessian [K (K + 1) / 2], the upper triangle of X'X / T row by
-// row; .mean_absolute [K], .largest [K]; the same under block.<i>.<group>.held_out, if windows were
+// row; .mean_absolute [K], .largest [K] and, if asked for, a histogram of all values:
+// .histogram_counts I64 [2048] and .histogram_place F64 [6], exponent, first, smallest, largest and
+// the moving ones; the same under block.<i>.<group>.held_out, if windows were
 // held out. Metadata: "nibble_statistics", a JSON object of StatisticsOrigin.
 #pragma once
 
@@ -40,6 +42,11 @@ StatisticsOrigin origin_of(const Checkpoint& checkpoint, const CalibrationWindow
                            const CalibrationOptions& options);
 Json to_json(const StatisticsOrigin& origin);
 
+struct StatisticsOptions {
+  bool histograms = false;  // InputStatistics::histogram is written too
+  bool replace = false;     // an existing file
+};
+
 // begin write* finish. Written beside the target and renamed when whole; the destructor removes
 // what was not finished.
 class StatisticsWriter {
@@ -47,7 +54,7 @@ class StatisticsWriter {
   // Reserves the disk space. Throws Error when the target exists and is not to be replaced, and
   // when the disk has too little room, which it says.
   StatisticsWriter(std::filesystem::path file, const Config& config, const StatisticsOrigin& origin,
-                   bool replace);
+                   const StatisticsOptions& options);
   ~StatisticsWriter();
   StatisticsWriter(const StatisticsWriter&) = delete;
   StatisticsWriter& operator=(const StatisticsWriter&) = delete;

@@ -55,6 +55,30 @@ void expect_equal(const Histogram& a, const Histogram& b) {
   EXPECT_EQ(a.largest, b.largest);
 }
 
+TEST(Histogram, TwoAddUpToThatOfAllValues) {
+  for (const float size : {1.f, 37.5f, 1e-3f}) {
+    const Matrix A = random_values(30, 70, 11);
+    const Matrix B = size * random_values(20, 70, 12);
+    Histogram whole;
+    whole.add(A, "A");
+    whole.add(B, "B");
+    Histogram sum;
+    sum.add(Histogram{});
+    EXPECT_EQ(sum.total, 0);
+    sum.add(A, "A");
+    Histogram other;
+    other.add(B, "B");
+    sum.add(other);
+    expect_equal(sum, whole);
+    const float share = 20.f / 50.f;
+    EXPECT_FLOAT_EQ(sum.moving_largest,
+                    (1.f - share) * A.maxCoeff() + share * other.moving_largest);
+    Histogram copy;
+    copy.add(other);
+    expect_equal(copy, other);
+  }
+}
+
 TEST(Histogram, CountsValuesWhereTheyLie) {
   const Matrix X = random_values(40, 100, 1);
   Histogram histogram;

@@ -69,6 +69,43 @@ TEST_F(Calibration, StatisticsServeTheFirstLayersAsTheRunningModelDoes) {
   EXPECT_NE(saved["modules"][3]["output_error"], running["modules"][3]["output_error"]);
 }
 
+TEST_F(Calibration, StaticActivationsEndWhereTheirHistogramSays) {
+  const std::vector<std::string> scheme = {"--scheme", "w8a8-static"};
+  const auto divergence = [&](const std::vector<std::string>& more) {
+    quantize("out", joined(scheme, more));
+    return run_json({"evaluate", path("out"), "--reference", kModel, "-d", kIds, "--seq-len", "16"})
+        .at("kl_divergence")
+        .get<double>();
+  };
+  const double mse = divergence(kWindows);
+  const double extremes = divergence(joined(kWindows, {"--activation-range", "minmax"}));
+  const double narrow =
+      divergence(joined(kWindows, {"--activation-range", "percentile", "--percentile", "60"}));
+  EXPECT_LT(mse, narrow);
+  EXPECT_NE(mse, extremes);
+  EXPECT_NE(weights("out"), "");
+
+  // From a file: the same ranges for what no quantized layer comes before.
+  calibrate("plain");
+  const std::string missing =
+      error_of(joined({"quantize", kModel, "-o", path("x"), "--stats", path("plain")}, scheme));
+  EXPECT_NE(missing.find("calibrate --histograms"), std::string::npos) << missing;
+  calibrate("histograms", {"--histograms", "--hold-out"});
+  const auto note = [&](const std::vector<std::string>& more) {
+    return quantize("out", joined(scheme, more))["modules"][0]["note"];
+  };
+  EXPECT_EQ(note({"--stats", path("histograms")}), note(kWindows));
+  const std::string changed = error_of(joined({"quantize", kModel, "-o", path("x"), "--stats",
+                                               path("histograms"), "-m", "smoothquant+gptq"},
+                                              scheme));
+  EXPECT_NE(changed.find("minmax"), std::string::npos) << changed;
+  EXPECT_NE(error_of(joined({"quantize", kModel, "-o", path("x"), "-g", "32", "--activation-range",
+                             "mse"},
+                            kWindows))
+                .find("no layer has static activations"),
+            std::string::npos);
+}
+
 TEST_F(Calibration, StatisticsGiveTheSameBytesEveryTimeAndWithAnyNumberOfThreads) {
   calibrate("one", {"--threads", "1"});
   calibrate("two", {"--threads", "2"});
