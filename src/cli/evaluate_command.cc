@@ -15,7 +15,7 @@ namespace nibble {
 namespace {
 
 // As typed.
-struct Typed {
+struct EvaluateArguments {
   std::string model;
   std::string reference;
   EvaluateOptions options;
@@ -32,7 +32,7 @@ struct Gate {
   bool passed;
 };
 
-std::vector<Gate> check_gates(const Typed& typed, const EvaluateResult& result) {
+std::vector<Gate> check_gates(const EvaluateArguments& typed, const EvaluateResult& result) {
   std::vector<Gate> gates;
   if (typed.max_perplexity) {
     gates.push_back({"perplexity " + format_number(result.perplexity, 4) + ", at most " +
@@ -55,14 +55,15 @@ std::vector<Gate> check_gates(const Typed& typed, const EvaluateResult& result) 
   return gates;
 }
 
-void check_gates_have_reference(const Typed& typed) {
+void check_gates_have_reference(const EvaluateArguments& typed) {
   if (!typed.reference.empty()) return;
   if (typed.max_perplexity_increase.empty() && !typed.max_kl) return;
   throw Error(typed.max_kl ? "--max-kl" : "--max-perplexity-increase",
               "compares with a reference, and none is given", "add --reference MODEL");
 }
 
-Json to_json(const Typed& typed, const EvaluateResult& result, const std::vector<Gate>& gates) {
+Json to_json(const EvaluateArguments& typed, const EvaluateResult& result,
+             const std::vector<Gate>& gates) {
   Json json;
   json["model"] = typed.model;
   json["dataset"] = typed.options.dataset.string();
@@ -110,7 +111,7 @@ void print_result(const EvaluateOptions& options, const EvaluateResult& result) 
         format_bytes(result.peak_ram_bytes));
 }
 
-int run(Typed& typed, const CommandLine& line) {
+int run(EvaluateArguments& typed, const CommandLine& line) {
   typed.options.protocol = protocol_from_name(typed.protocol);
   typed.options.dataset_options.ids_dtype = parse_integer_type(typed.ids_dtype, "--ids-dtype");
   check_gates_have_reference(typed);
@@ -137,7 +138,7 @@ int run(Typed& typed, const CommandLine& line) {
 }  // namespace
 
 void declare_evaluate(CLI::App& command, CommandLine& line) {
-  auto typed = std::make_shared<Typed>();
+  auto typed = std::make_shared<EvaluateArguments>();
   EvaluateOptions& options = typed->options;
   command.add_option("MODEL", typed->model, "model folder")->required();
   command

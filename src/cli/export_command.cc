@@ -12,7 +12,7 @@ namespace nibble {
 namespace {
 
 // As typed.
-struct Typed {
+struct ExportArguments {
   std::string model;
   std::string output;
   std::string format;
@@ -21,7 +21,7 @@ struct Typed {
   bool force = false;
 };
 
-int run(const Typed& typed, const CommandLine& line) {
+int run(const ExportArguments& typed, const CommandLine& line) {
   ExportOptions options;
   options.format = typed.format;
   if (!typed.dtype.empty()) options.dtype = parse_float_type(typed.dtype, "--dtype");
@@ -51,7 +51,7 @@ int run(const Typed& typed, const CommandLine& line) {
 }  // namespace
 
 void declare_export(CLI::App& command, CommandLine& line) {
-  auto typed = std::make_shared<Typed>();
+  auto typed = std::make_shared<ExportArguments>();
   command.add_option("MODEL", typed->model, "quantized model folder")->required();
   command.add_option("-f,--format", typed->format, "see 'nibble list formats'")->required();
   command.add_option("-o,--output", typed->output, "folder to write")->required();

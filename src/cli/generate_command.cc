@@ -46,11 +46,11 @@ int run(const std::string& model, const GenerateOptions& options, const CommandL
 }  // namespace
 
 void declare_generate(CLI::App& command, CommandLine& line) {
-  struct Typed {
+  struct GenerateArguments {
     std::string model;
     GenerateOptions options;
   };
-  auto typed = std::make_shared<Typed>();
+  auto typed = std::make_shared<GenerateArguments>();
   GenerateOptions& options = typed->options;
   command.add_option("MODEL", typed->model, "model folder")->required();
   command.add_option("-p,--prompt", options.prompt, "text to continue")->required();

@@ -140,11 +140,11 @@ int run(const std::string& name, bool as_markdown, const CommandLine& line) {
 }  // namespace
 
 void declare_list(CLI::App& command, CommandLine& line) {
-  struct Typed {
+  struct ListArguments {
     std::string table;
     bool as_markdown = false;
   };
-  auto typed = std::make_shared<Typed>();
+  auto typed = std::make_shared<ListArguments>();
   command.add_option(
       "TABLE", typed->table,
       "methods, solvers, transforms, schemes, formats or architectures; all without it");

@@ -27,7 +27,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-const Format& ours() { return format("bitsandbytes"); }
+const Format& bitsandbytes() { return format("bitsandbytes"); }
 
 Tensor text_tensor(const std::string& text) {
   return Tensor::copy_of(Dtype::kU8, {std::ssize(text)},
@@ -43,19 +43,19 @@ TEST(Bitsandbytes, WorkedExample) {
   Matrix W(1, 4);
   W << 0.5F, -1.F, 0.04F, 0.F;
   const QuantizedLinear q = quantize_to_table(W, nf4_scheme(64, false), "layer").q;
-  const Tensor words = encoded(ours(), q, "m.weight");
+  const Tensor words = encoded(bitsandbytes(), q, "m.weight");
   const auto bytes = words.values<uint8_t>();
   EXPECT_EQ(std::vector<uint8_t>(bytes.begin(), bytes.end()), (std::vector<uint8_t>{0xC0, 0x87}));
 }
 
 TEST(Bitsandbytes, TheStateIsWrittenAsPythonWritesIt) {
   const QuantizedLinear plain = random_layer(nf4_scheme(64, false), 8, 16, 1);
-  EXPECT_EQ(text_of(encoded(ours(), plain, "m.weight.quant_state.bitsandbytes__nf4")),
+  EXPECT_EQ(text_of(encoded(bitsandbytes(), plain, "m.weight.quant_state.bitsandbytes__nf4")),
             R"({"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [8, 16]})");
   QuantizedLinear nested = random_layer(fp4_scheme(128, true), 8, 16, 1);
   nested.scale.offset = 0.5F;
   EXPECT_THAT(
-      text_of(encoded(ours(), nested, "m.weight.quant_state.bitsandbytes__fp4")),
+      text_of(encoded(bitsandbytes(), nested, "m.weight.quant_state.bitsandbytes__fp4")),
       ::testing::StartsWith(
           R"({"quant_type": "fp4", "blocksize": 128, "dtype": "float16", "shape": [8, 16], )"
           R"("nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.5} )"));
@@ -65,7 +65,7 @@ TEST(Bitsandbytes, EveryOffsetFitsInTheStateAndComesBack) {
   QuantizedLinear q = random_layer(nf4_scheme(64, true), 8, 16, 1);
   for (const float offset : {0.F, 1.F, 0x1.234566p-120F, 3.4028235e38F, 1.17549435e-38F, 0.1F}) {
     q.scale.offset = offset;
-    EXPECT_EQ(round_trip(ours(), q).scale.offset, offset);
+    EXPECT_EQ(round_trip(bitsandbytes(), q).scale.offset, offset);
   }
 }
 
@@ -79,7 +79,7 @@ TEST(Bitsandbytes, DecodesParsedFilesOfOthers) {
     const size_t at = name.find(".weight.quant_state.bitsandbytes__");
     if (at == std::string::npos) continue;
     found = true;
-    EXPECT_THAT(ours().tensors_of(checkpoint, name.substr(0, at)),
+    EXPECT_THAT(bitsandbytes().tensors_of(checkpoint, name.substr(0, at)),
                 ::testing::Not(::testing::IsEmpty()));
   }
   EXPECT_TRUE(found);
@@ -87,13 +87,13 @@ TEST(Bitsandbytes, DecodesParsedFilesOfOthers) {
 
 TEST(Bitsandbytes, WiderStorageTypesAreTheSameBytes) {
   const QuantizedLinear q = random_layer(nf4_scheme(64, false), 8, 16, 2);
-  Stored s = stored(ours(), q);
+  Stored s = stored(bitsandbytes(), q);
   const Tensor words = s.at("m.weight");
   const Tensor bytes = Tensor::copy_of(Dtype::kU8, words.shape(), words.values<uint8_t>());
   Tensor wide = Tensor::allocate(Dtype::kBF16, {32, 1});
   std::copy(bytes.bytes().begin(), bytes.bytes().end(), wide.mutable_bytes().begin());
   s.at("m.weight") = wide;
-  EXPECT_EQ(decode_error(ours(), s.config, s.tensors, 8, 16), "");
+  EXPECT_EQ(decode_error(bitsandbytes(), s.config, s.tensors, 8, 16), "");
 }
 
 TEST(Bitsandbytes, BrokenStatesAreNamed) {
@@ -103,9 +103,9 @@ TEST(Bitsandbytes, BrokenStatesAreNamed) {
       R"({"quant_type": "nf4", "blocksize": 64, "shape": [8, 16], "nested_blocksize": 256, )"
       R"("nested_offset": 0.5})";
   const auto error_of = [&](const std::string& text) {
-    Stored s = stored(ours(), q);
+    Stored s = stored(bitsandbytes(), q);
     s.at(state) = text_tensor(text);
-    return decode_error(ours(), s.config, s.tensors, 8, 16);
+    return decode_error(bitsandbytes(), s.config, s.tensors, 8, 16);
   };
   EXPECT_EQ(error_of(good), "");
   const auto changed = [&](const std::string& from, const std::string& to) {
@@ -128,16 +128,16 @@ TEST(Bitsandbytes, BrokenStatesAreNamed) {
 }
 
 TEST(Bitsandbytes, NotANumberInAScaleIsAnError) {
-  Stored s = stored(ours(), random_layer(nf4_scheme(64, false), 8, 16, 4));
+  Stored s = stored(bitsandbytes(), random_layer(nf4_scheme(64, false), 8, 16, 4));
   Tensor scales = Tensor::allocate(Dtype::kF32, {2});
   scales.mutable_values<float>()[1] = std::numeric_limits<float>::quiet_NaN();
   s.at("m.weight.absmax") = scales;
-  EXPECT_THAT(decode_error(ours(), s.config, s.tensors, 8, 16), HasSubstr("NaN"));
+  EXPECT_THAT(decode_error(bitsandbytes(), s.config, s.tensors, 8, 16), HasSubstr("NaN"));
 }
 
 TEST(Bitsandbytes, OneTypeForAModel) {
   const TemporaryFolder folder;
-  EXPECT_THROW(written(folder.path() / "model", ours(),
+  EXPECT_THROW(written(folder.path() / "model", bitsandbytes(),
                        {{"a", random_layer(nf4_scheme(64, false), 8, 16, 1)},
                         {"b", random_layer(fp4_scheme(64, false), 8, 16, 1)}}),
                Error);

@@ -33,16 +33,6 @@ const Format& compressed_tensors() { return format("compressed-tensors"); }
 
 // ---- a decoder from formats/compressed_tensors.md alone -----------------------------------------
 
-int read_code(const Tensor& words, int64_t first, int64_t stride, int64_t e, int bits) {
-  int code = 0;
-  for (int i = 0; i < bits; ++i) {
-    const int64_t b = e * bits + i;
-    const auto word = words.values<uint32_t>()[static_cast<size_t>(first + b / 32 * stride)];
-    code |= static_cast<int>(word >> (b % 32) & 1u) << i;
-  }
-  return code;
-}
-
 float stored_scale(const Tensor& scales, int64_t index) {
   const auto at = static_cast<size_t>(index);
   if (scales.dtype() == Dtype::kF32) return scales.values<float>()[at];
@@ -55,11 +45,11 @@ float page_weight(Stored& s, const Shape& shape, int64_t n, int64_t k, int bits,
                   bool symmetric) {
   const int half = 1 << (bits - 1);
   const Tensor& words = s.at("m.weight_packed");
-  const int q = read_code(words, n * words.shape()[1], 1, k, bits) - half;
+  const int q = read_streamed_code(words, n * words.shape()[1], 1, k, bits) - half;
   const int64_t groups = shape[1] / group;
   int zp = 0;
   if (!symmetric) {
-    zp = read_code(s.at("m.weight_zero_point"), k / group, groups, n, bits) - half;
+    zp = read_streamed_code(s.at("m.weight_zero_point"), k / group, groups, n, bits) - half;
   }
   return static_cast<float>(q - zp) * stored_scale(s.at("m.weight_scale"), n * groups + k / group);
 }

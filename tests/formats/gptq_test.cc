@@ -37,23 +37,13 @@ const Format& gptq() { return format("gptq"); }
 
 // ---- a decoder from formats/gptq.md alone -------------------------------------------------------
 
-// Bit by bit: bit b of a stream whose word w is words[first + w * stride].
-int read_code(const Tensor& words, int64_t first, int64_t stride, int64_t e, int bits) {
-  int code = 0;
-  for (int i = 0; i < bits; ++i) {
-    const int64_t b = e * bits + i;
-    const auto word = words.values<uint32_t>()[static_cast<size_t>(first + b / 32 * stride)];
-    code |= static_cast<int>(word >> (b % 32) & 1u) << i;
-  }
-  return code;
-}
-
 float page_weight(const Stored& s, int64_t N, int64_t n, int64_t k, int bits, bool version1) {
   auto& stored_tensors = const_cast<Stored&>(s);
   const Tensor& zeros = stored_tensors.at("m.qzeros");
   const int32_t group = stored_tensors.at("m.g_idx").values<int32_t>()[static_cast<size_t>(k)];
-  const int code = read_code(stored_tensors.at("m.qweight"), n, N, k, bits);
-  const int zero = read_code(zeros, group * zeros.shape()[1], 1, n, bits) + (version1 ? 1 : 0);
+  const int code = read_streamed_code(stored_tensors.at("m.qweight"), n, N, k, bits);
+  const int zero =
+      read_streamed_code(zeros, group * zeros.shape()[1], 1, n, bits) + (version1 ? 1 : 0);
   const auto scales = stored_tensors.at("m.scales").values<uint16_t>();
   return f16_to_float(scales[static_cast<size_t>(group * N + n)]) * static_cast<float>(code - zero);
 }

@@ -194,4 +194,14 @@ void Stored::remove(const std::string& name) {
   std::erase_if(tensors, [&](const NamedTensor& tensor) { return tensor.name == name; });
 }
 
+int read_streamed_code(const Tensor& words, int64_t first, int64_t stride, int64_t e, int bits) {
+  int code = 0;
+  for (int i = 0; i < bits; ++i) {
+    const int64_t b = e * bits + i;
+    const auto word = words.values<uint32_t>()[static_cast<size_t>(first + b / 32 * stride)];
+    code |= static_cast<int>(word >> (b % 32) & 1u) << i;
+  }
+  return code;
+}
+
 }  // namespace nibble

@@ -56,4 +56,8 @@ struct Stored {
 };
 Stored stored(const Format& format, const QuantizedLinear& q);
 
+// Code `e` of a stream of `bits`-bit codes, read bit by bit and apart from formats/packing: bit b
+// of the stream is bit b % 32 of word b / 32, which is words[first + b / 32 * stride].
+int read_streamed_code(const Tensor& words, int64_t first, int64_t stride, int64_t e, int bits);
+
 }  // namespace nibble

@@ -28,7 +28,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-const Format& ours() { return format("nibble"); }
+const Format& nibble_format() { return format("nibble"); }
 
 std::vector<float> table(int entries) {
   std::vector<float> values(static_cast<size_t>(entries));
@@ -97,10 +97,10 @@ TEST(Nibble, HoldsEverySchemeBitForBit) {
   for (const auto& [name, scheme] : special_schemes()) {
     const QuantizedLinear q = random_layer(scheme, 33, 100, 21);
     const FormatModule module = module_of("m", q);
-    EXPECT_EQ(ours().refusal(module), "") << name;
-    EXPECT_EQ(fingerprint(round_trip(ours(), q)), fingerprint(q)) << name;
-    const auto layout = ours().layout(module);
-    const auto tensors = ours().encode(module, q);
+    EXPECT_EQ(nibble_format().refusal(module), "") << name;
+    EXPECT_EQ(fingerprint(round_trip(nibble_format(), q)), fingerprint(q)) << name;
+    const auto layout = nibble_format().layout(module);
+    const auto tensors = nibble_format().encode(module, q);
     ASSERT_EQ(layout.size(), tensors.size()) << name;
     for (size_t i = 0; i < layout.size(); ++i) {
       EXPECT_EQ(layout[i].shape, tensors[i].tensor.shape()) << name << ": " << layout[i].name;
@@ -123,10 +123,10 @@ TEST(Nibble, OthersRefuseWhatOnlyItHolds) {
 TEST(Nibble, CodebooksKeepTheirType) {
   QuantizedLinear q = random_layer(special_schemes()[4].second, 8, 40, 1);
   q.codebooks = Tensor::allocate(Dtype::kF32, q.codebooks.shape());
-  EXPECT_EQ(fingerprint(round_trip(ours(), q)), fingerprint(q));
+  EXPECT_EQ(fingerprint(round_trip(nibble_format(), q)), fingerprint(q));
   FormatModule module = module_of("m", q);
   module.codebook_type = Dtype::kF16;
-  EXPECT_THROW(ours().encode(module, q), Error);
+  EXPECT_THROW(nibble_format().encode(module, q), Error);
 }
 
 // ---- a decoder from formats/nibble.md alone -----------------------------------------------------
@@ -134,7 +134,7 @@ TEST(Nibble, CodebooksKeepTheirType) {
 TEST(Nibble, CodesAgreeWithADecoderFromThePage) {
   for (int bits = 1; bits <= 8; ++bits) {
     const QuantizedLinear q = random_layer(integer_scheme(bits, 16, true, Dtype::kF16), 9, 53, 31);
-    const Tensor codes = encoded(ours(), q, "m.codes");
+    const Tensor codes = encoded(nibble_format(), q, "m.codes");
     const int64_t row_bytes = (53 * bits + 7) / 8;
     ASSERT_EQ(codes.shape(), (Shape{9, row_bytes}));
     for (int64_t n = 0; n < 9; ++n) {
@@ -158,7 +158,7 @@ TEST(Nibble, WorkedExample) {
   for (size_t k = 0; k < 8; ++k) {
     q.codes.mutable_values<uint8_t>()[k] = static_cast<uint8_t>(k + 1);
   }
-  const Tensor codes = encoded(ours(), q, "m.codes");
+  const Tensor codes = encoded(nibble_format(), q, "m.codes");
   EXPECT_THAT(std::vector<uint8_t>(codes.values<uint8_t>().begin(), codes.values<uint8_t>().end()),
               ::testing::ElementsAre(0x41, 0x0C, 0x52, 0xCC, 0x41));
 }
@@ -168,15 +168,15 @@ TEST(Nibble, ConfigNamesTheSchemeOfEveryModule) {
   const QuantizedLinear b = random_layer(special_schemes()[0].second, 8, 32, 1);
   const TemporaryFolder folder;
   const Checkpoint checkpoint =
-      written(folder.path() / "model", ours(), {{"x", a}, {"y", b}, {"z", a}});
+      written(folder.path() / "model", nibble_format(), {{"x", a}, {"y", b}, {"z", a}});
   const Json& config = checkpoint.quantization_config();
   EXPECT_EQ(config.at("modules").dump(), R"({"x":0,"y":1,"z":0})");
   EXPECT_EQ(config.at("version"), 1);
   EXPECT_EQ(config.at("schemes")[0].dump(),
             R"({"grid":{"kind":"integer","bits":4,"lowest":-8},"blocking":{"rows":1,"columns":32},)"
             R"("scale":{"type":"F16","bits":16}})");
-  EXPECT_EQ(fingerprint(ours().decode(checkpoint, "y", 8, 32)), fingerprint(b));
-  EXPECT_EQ(fingerprint(ours().decode(checkpoint, "z", 8, 32)), fingerprint(a));
+  EXPECT_EQ(fingerprint(nibble_format().decode(checkpoint, "y", 8, 32)), fingerprint(b));
+  EXPECT_EQ(fingerprint(nibble_format().decode(checkpoint, "z", 8, 32)), fingerprint(a));
 }
 
 // ---- schemes as JSON ----------------------------------------------------------------------------
@@ -232,9 +232,9 @@ TEST(Nibble, HostileConfigsAreErrors) {
       {"/schemes/0/scale/second/has_offset", "false", "tensors that its scheme does not know"},
       {"/schemes/0/zero", R"({"type": "U8", "bits": 4})", "m.zero"}};
   for (const auto& [pointer, value, message] : edits) {
-    Stored s = stored(ours(), q);
+    Stored s = stored(nibble_format(), q);
     s.config[Json::json_pointer(pointer)] = Json::parse(value);
-    EXPECT_THAT(decode_error(ours(), s.config, s.tensors, 8, 40), HasSubstr(message))
+    EXPECT_THAT(decode_error(nibble_format(), s.config, s.tensors, 8, 40), HasSubstr(message))
         << pointer << " " << value;
   }
 }

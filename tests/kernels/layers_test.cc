@@ -16,7 +16,7 @@
 namespace nibble {
 namespace {
 
-constexpr double kUnit = 0x1p-24;
+constexpr double kRounding = 0x1p-24;  // of a float
 
 TEST(RmsNorm, DividesEachSegmentByItsRootMeanSquare) {
   srand(1);
@@ -30,7 +30,7 @@ TEST(RmsNorm, DividesEachSegmentByItsRootMeanSquare) {
           x.row(t).segment(c / 32 * 32, 32).cast<double>().squaredNorm() / 32;
       const double expected = x(t, c) / std::sqrt(mean_square + 1e-3f) * weight[c % 32];
       // Half the relative error of a sum of 32 squares, and five roundings.
-      EXPECT_NEAR(y(t, c), expected, (16 + 5) * kUnit * std::abs(expected));
+      EXPECT_NEAR(y(t, c), expected, (16 + 5) * kRounding * std::abs(expected));
     }
   }
   Matrix in_place = x;
@@ -53,7 +53,7 @@ TEST(LayerNorm, CentresScalesAndShifts) {
     for (int64_t c = 0; c < n; ++c) {
       const double expected = (row[c] - mean) / deviation * weight[c] + bias[c];
       // The mean of values near 10 is off by up to (n + 3) units of 11.
-      EXPECT_NEAR(y(t, c), expected, static_cast<double>(n + 3) * kUnit * 11 / deviation * 2);
+      EXPECT_NEAR(y(t, c), expected, static_cast<double>(n + 3) * kRounding * 11 / deviation * 2);
     }
   }
 }
@@ -68,7 +68,8 @@ TEST(GeluErf, IsTheGaussianForm) {
   for (int64_t i = 0; i < 401; ++i) {
     const double v = x(0, i);
     // 1 + erf cancels below 0: an absolute error of a unit times |v|.
-    EXPECT_NEAR(y(0, i), v / 2 * (1 + std::erf(v / std::sqrt(2.0))), 4 * kUnit * (1 + std::abs(v)));
+    EXPECT_NEAR(y(0, i), v / 2 * (1 + std::erf(v / std::sqrt(2.0))),
+                4 * kRounding * (1 + std::abs(v)));
     EXPECT_EQ(gated(0, i), 2 * y(0, i));
   }
 }
@@ -80,8 +81,8 @@ TEST(Rope, TableHoldsCosinesAndSinesOfPositionTimesFrequency) {
     for (int64_t p = 0; p < 600; ++p) {
       for (int64_t i = 0; i < 4; ++i) {
         const double angle = static_cast<double>(first + p) * static_cast<double>(frequencies[i]);
-        ASSERT_NEAR(table.cosine(p, i), std::cos(angle), kUnit) << first + p;
-        ASSERT_NEAR(table.sine(p, i), std::sin(angle), kUnit) << first + p;
+        ASSERT_NEAR(table.cosine(p, i), std::cos(angle), kRounding) << first + p;
+        ASSERT_NEAR(table.sine(p, i), std::sin(angle), kRounding) << first + p;
       }
     }
   }
@@ -99,8 +100,8 @@ TEST(Rope, PairsColumnsHalfAHeadApart) {
         const double angle = static_cast<double>(3 + t) * (i == 0 ? 0.5 : 0.25);
         const double a = before(t, head + i);
         const double b = before(t, head + i + 2);
-        EXPECT_NEAR(x(t, head + i), a * std::cos(angle) - b * std::sin(angle), 32 * kUnit);
-        EXPECT_NEAR(x(t, head + i + 2), b * std::cos(angle) + a * std::sin(angle), 32 * kUnit);
+        EXPECT_NEAR(x(t, head + i), a * std::cos(angle) - b * std::sin(angle), 32 * kRounding);
+        EXPECT_NEAR(x(t, head + i + 2), b * std::cos(angle) + a * std::sin(angle), 32 * kRounding);
       }
     }
   }
@@ -145,7 +146,7 @@ TEST(CrossEntropy, EqualsFloat64AndSkipsNegativeTargets) {
     const double expected = largest + std::log((logits.row(t).array() - largest).exp().sum()) -
                             logits(t, head.targets[t]);
     // Logits of sums of 24 products up to 4; sums of exponentials with 1100 terms.
-    EXPECT_NEAR(got[t], expected, 2 * 25 * kUnit * 24 * 4 + 1100 * kUnit) << t;
+    EXPECT_NEAR(got[t], expected, 2 * 25 * kRounding * 24 * 4 + 1100 * kRounding) << t;
   }
 }
 

@@ -15,7 +15,7 @@
 namespace nibble {
 namespace {
 
-Json tiny(const std::string& name, const std::string& file = "config.json") {
+Json tiny_config(const std::string& name, const std::string& file = "config.json") {
   return read_json(own_test_data() / "tiny" / name / file);
 }
 
@@ -35,8 +35,8 @@ TEST(Config, Transformers4And5SayTheSame) {
     if (!entry.is_directory()) continue;
     const std::string name = entry.path().filename().string();
     SCOPED_TRACE(name);
-    const Config v5 = read(tiny(name));
-    const Config v4 = read(tiny(name, "config.v4.json"));
+    const Config v5 = read(tiny_config(name));
+    const Config v4 = read(tiny_config(name, "config.v4.json"));
     const auto all = [](const Config& c) {
       return std::tuple(c.architecture, c.hidden_size, c.intermediate_size, c.layers, c.heads,
                         c.key_value_heads, c.head_size, c.vocabulary_size, c.context,
@@ -48,24 +48,24 @@ TEST(Config, Transformers4And5SayTheSame) {
 }
 
 TEST(Config, ReadsEachFamily) {
-  const Config mistral = read(tiny("mistral"));
+  const Config mistral = read(tiny_config("mistral"));
   EXPECT_EQ(mistral.sliding_window, 24);
   EXPECT_EQ(mistral.head_size, 24);
   EXPECT_EQ(mistral.dtype, Dtype::kF16);
-  const Config qwen2 = read(tiny("qwen2"));
+  const Config qwen2 = read(tiny_config("qwen2"));
   EXPECT_EQ(qwen2.sliding_window, 0);  // use_sliding_window is false
   EXPECT_FALSE(qwen2.tied_embeddings);
   EXPECT_EQ(qwen2.dtype, Dtype::kBF16);
-  EXPECT_EQ(read(tiny("qwen3")).head_size, 32);
-  const Config gpt2 = read(tiny("gpt2"));
+  EXPECT_EQ(read(tiny_config("qwen3")).head_size, 32);
+  const Config gpt2 = read(tiny_config("gpt2"));
   EXPECT_EQ(gpt2.intermediate_size, 4 * gpt2.hidden_size);  // n_inner is null
   EXPECT_EQ(gpt2.activation, Activation::kGeluTanh);
   EXPECT_TRUE(gpt2.tied_embeddings);
-  EXPECT_TRUE(read(tiny("llama-biases")).mlp_bias);
+  EXPECT_TRUE(read(tiny_config("llama-biases")).mlp_bias);
 }
 
 TEST(Config, WhereMistralNamesNoWindowItHasTheDefaultOne) {
-  Json json = tiny("mistral");
+  Json json = tiny_config("mistral");
   json.erase("sliding_window");
   EXPECT_EQ(read(json).sliding_window, 4096);
   json["sliding_window"] = nullptr;
@@ -73,7 +73,7 @@ TEST(Config, WhereMistralNamesNoWindowItHasTheDefaultOne) {
 }
 
 TEST(Config, QwenSlidesInAllLayersOrNone) {
-  Json json = tiny("qwen2", "config.v4.json");
+  Json json = tiny_config("qwen2", "config.v4.json");
   json["use_sliding_window"] = true;
   json["sliding_window"] = 16;
   json["max_window_layers"] = 28;  // more than there are
@@ -95,7 +95,7 @@ TEST(Config, QwenSlidesInAllLayersOrNone) {
 // Values of transformers 5.23 (LlamaRotaryEmbedding.inv_freq, head size 32), which computes them in
 // float: equal to a few units in the last place.
 void expect_frequencies(const Json& rope, const std::vector<float>& expected) {
-  Json json = tiny("llama");
+  Json json = tiny_config("llama");
   json["head_dim"] = 32;
   json["rope_parameters"] = rope;
   const std::vector<float> got = read(json).rope_frequencies();
@@ -134,7 +134,7 @@ TEST(RopeFrequencies, Llama3ScalingKeepsHighOnesAndBlends) {
 }
 
 TEST(Config, OldConfigurationsNameTheRopeTypeType) {
-  Json json = tiny("llama", "config.v4.json");
+  Json json = tiny_config("llama", "config.v4.json");
   json["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}};
   EXPECT_EQ(read(json).rope_scaling.kind, RopeScaling::Kind::kLinear);
   EXPECT_EQ(read(json).rope_scaling.factor, 2.0);
@@ -168,7 +168,7 @@ TEST(Config, WhatIsNotImplementedIsNamed) {
       {"gpt2", "add_cross_attention", "true", "add_cross_attention"},
   };
   for (const Refused& c : cases) {
-    Json json = tiny(c.model);
+    Json json = tiny_config(c.model);
     json[c.key] = Json::parse(c.json);
     const std::string message = message_of(json);
     EXPECT_THAT(message, testing::HasSubstr(c.message)) << c.key << ": " << c.json;
@@ -192,11 +192,11 @@ TEST(Config, WrongTypesAndValuesAreNamed) {
       {"mistral", "sliding_window", "0", "sliding_window"},
   };
   for (const Refused& c : cases) {
-    Json json = tiny(c.model);
+    Json json = tiny_config(c.model);
     json[c.key] = Json::parse(c.json);
     EXPECT_THAT(message_of(json), testing::HasSubstr(c.message)) << c.key << ": " << c.json;
   }
-  Json json = tiny("qwen2");
+  Json json = tiny_config("qwen2");
   json.erase("num_key_value_heads");
   EXPECT_THAT(message_of(json), testing::HasSubstr("num_key_value_heads"));
 }

@@ -19,7 +19,7 @@
 namespace nibble {
 namespace {
 
-Matrix random_weights(int64_t N, int64_t K, uint32_t seed) {
+Matrix normal_weights(int64_t N, int64_t K, uint32_t seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
   Matrix W(N, K);
@@ -33,10 +33,10 @@ QuantizedLinear rounded(const Matrix& W, int bits, bool symmetric) {
 }
 
 TEST(LayerError, IsThatOfItsDefinition) {
-  const Matrix W = random_weights(37, 200, 1);
+  const Matrix W = normal_weights(37, 200, 1);
   for (const int bits : {2, 4, 8}) {
     const QuantizedLinear q = rounded(W, bits, false);
-    const Matrix shifted = W + 0.3F * random_weights(37, 200, 2);
+    const Matrix shifted = W + 0.3F * normal_weights(37, 200, 2);
     for (const Matrix& weights : {W, shifted}) {
       const Eigen::MatrixXd error = (weights - dequantize(q)).cast<double>();
       const double expected = error.norm() / weights.cast<double>().norm();
@@ -52,7 +52,7 @@ TEST(LayerError, IsThatOfItsDefinition) {
 }
 
 TEST(LayerError, ABitIsSixDecibels) {
-  const Matrix W = random_weights(64, 512, 3);
+  const Matrix W = normal_weights(64, 512, 3);
   double last = layer_errors(W, rounded(W, 4, true)).snr_db;
   for (const int bits : {5, 6, 7, 8}) {
     const double next = layer_errors(W, rounded(W, bits, true)).snr_db;
@@ -74,7 +74,7 @@ TEST(LayerError, ExactAndEmptyLayers) {
 }
 
 TEST(LayerError, IsTheSameForAnyNumberOfThreads) {
-  const Matrix W = random_weights(101, 700, 4);
+  const Matrix W = normal_weights(101, 700, 4);
   const QuantizedLinear q = rounded(0.8F * W, 3, true);
   const int threads = omp_get_max_threads();
   omp_set_num_threads(1);
@@ -90,8 +90,8 @@ TEST(LayerError, IsTheSameForAnyNumberOfThreads) {
 }
 
 TEST(LayerError, OfTheOutputsIsThatOfTheTokens) {
-  const Matrix W = random_weights(12, 64, 5);
-  const Matrix X = random_weights(90, 64, 6);
+  const Matrix W = normal_weights(12, 64, 5);
+  const Matrix X = normal_weights(90, 64, 6);
   const QuantizedLinear q = rounded(W, 3, false);
   const Matrix H = X.transpose() * X / 90.F;
   const Eigen::MatrixXd outputs = X.cast<double>() * W.cast<double>().transpose();
