@@ -14,19 +14,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kModel = own_test_data() / "tiny" / "llama";
+const std::string kTinyLlama = own_test_data() / "tiny" / "llama";
 const std::string kIds = own_test_data() / "tiny" / "ids.npy";
 const std::vector<std::string> kWindows = {"-d", kIds, "--seq-len", "16", "--samples", "32"};
 
 std::vector<std::string> joined(std::vector<std::string> a, const std::vector<std::string>& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
-}
-
-Json run_json(const std::vector<std::string>& arguments) {
-  const ProgramResult result = run_nibble(joined(arguments, {"--json"}));
-  EXPECT_EQ(result.status, 0) << result.err << result.out;
-  return parse_json(result.out, "stdout");
 }
 
 std::string error_of(const std::vector<std::string>& arguments) {
@@ -39,10 +33,10 @@ class Calibration : public testing::Test {
  protected:
   std::string path(const std::string& name) const { return folder_.path() / name; }
   Json calibrate(const std::string& name, const std::vector<std::string>& more = {}) const {
-    return run_json(joined(joined({"calibrate", kModel, "-o", path(name)}, kWindows), more));
+    return run_json(joined(joined({"calibrate", kTinyLlama, "-o", path(name)}, kWindows), more));
   }
   Json quantize(const std::string& name, const std::vector<std::string>& more) const {
-    return run_json(joined({"quantize", kModel, "-o", path(name), "--force"}, more));
+    return run_json(joined({"quantize", kTinyLlama, "-o", path(name), "--force"}, more));
   }
   std::string weights(const std::string& name) const {
     return read_file(fs::path(path(name)) / "model.safetensors");
@@ -73,7 +67,8 @@ TEST_F(Calibration, StaticActivationsEndWhereTheirHistogramSays) {
   const std::vector<std::string> scheme = {"--scheme", "w8a8-static"};
   const auto divergence = [&](const std::vector<std::string>& more) {
     quantize("out", joined(scheme, more));
-    return run_json({"evaluate", path("out"), "--reference", kModel, "-d", kIds, "--seq-len", "16"})
+    return run_json(
+               {"evaluate", path("out"), "--reference", kTinyLlama, "-d", kIds, "--seq-len", "16"})
         .at("kl_divergence")
         .get<double>();
   };
@@ -88,19 +83,19 @@ TEST_F(Calibration, StaticActivationsEndWhereTheirHistogramSays) {
   // From a file: the same ranges for what no quantized layer comes before.
   calibrate("plain");
   const std::string missing =
-      error_of(joined({"quantize", kModel, "-o", path("x"), "--stats", path("plain")}, scheme));
+      error_of(joined({"quantize", kTinyLlama, "-o", path("x"), "--stats", path("plain")}, scheme));
   EXPECT_NE(missing.find("calibrate --histograms"), std::string::npos) << missing;
   calibrate("histograms", {"--histograms", "--hold-out"});
   const auto note = [&](const std::vector<std::string>& more) {
     return quantize("out", joined(scheme, more))["modules"][0]["note"];
   };
   EXPECT_EQ(note({"--stats", path("histograms")}), note(kWindows));
-  const std::string changed = error_of(joined({"quantize", kModel, "-o", path("x"), "--stats",
+  const std::string changed = error_of(joined({"quantize", kTinyLlama, "-o", path("x"), "--stats",
                                                path("histograms"), "-m", "smoothquant+gptq"},
                                               scheme));
   EXPECT_NE(changed.find("minmax"), std::string::npos) << changed;
-  EXPECT_NE(error_of(joined({"quantize", kModel, "-o", path("x"), "-g", "32", "--activation-range",
-                             "mse"},
+  EXPECT_NE(error_of(joined({"quantize", kTinyLlama, "-o", path("x"), "-g", "32",
+                             "--activation-range", "mse"},
                             kWindows))
                 .find("no layer has static activations"),
             std::string::npos);
@@ -121,23 +116,25 @@ TEST_F(Calibration, StatisticsOfAnotherModelOrOtherWindowsAreRefused) {
   EXPECT_NE(error_of({"quantize", other, "-o", path("out"), "--stats", path("stats"), "-g", "32"})
                 .find("statistics of another model"),
             std::string::npos);
-  EXPECT_NE(error_of({"quantize", kModel, "-o", path("out"), "--stats", path("stats"), "-d", kIds,
-                      "--seq-len", "8", "-g", "32"})
+  EXPECT_NE(error_of({"quantize", kTinyLlama, "-o", path("out"), "--stats", path("stats"), "-d",
+                      kIds, "--seq-len", "8", "-g", "32"})
                 .find("statistics of other windows"),
             std::string::npos);
   EXPECT_FALSE(fs::exists(path("out")));
   quantize("out", joined({"--stats", path("stats"), "-g", "32"}, kWindows));
-  EXPECT_NE(error_of(joined({"calibrate", kModel, "-o", path("stats")}, kWindows)).find("--force"),
-            std::string::npos);
-  EXPECT_NE(error_of({"quantize", kModel, "-o", path("out2"), "--stats", kModel, "-g", "32"})
-                .find("statistics"),
-            std::string::npos);
+  EXPECT_NE(
+      error_of(joined({"calibrate", kTinyLlama, "-o", path("stats")}, kWindows)).find("--force"),
+      std::string::npos);
+  EXPECT_NE(
+      error_of({"quantize", kTinyLlama, "-o", path("out2"), "--stats", kTinyLlama, "-g", "32"})
+          .find("statistics"),
+      std::string::npos);
 }
 
 TEST_F(Calibration, TheGuardKeepsRoundToNearestWhereItIsBetterOnHeldOutWindows) {
   // 14 windows of 8 tokens for up to 96 inputs: the Hessian knows too little.
   const std::vector<std::string> few = {"-d", kIds, "--seq-len", "8", "--samples", "16"};
-  run_json(joined({"calibrate", kModel, "-o", path("stats"), "--hold-out"}, few));
+  run_json(joined({"calibrate", kTinyLlama, "-o", path("stats"), "--hold-out"}, few));
   const std::vector<std::string> options = {"--stats", path("stats"), "-b", "2", "-g", "32"};
   const Json guarded = quantize("guarded", options);
   const Json rounded = quantize("rounded", {"-m", "rtn", "-b", "2", "-g", "32"});
@@ -161,7 +158,7 @@ TEST_F(Calibration, TheGuardKeepsRoundToNearestWhereItIsBetterOnHeldOutWindows) 
 
 TEST_F(Calibration, StatisticsWithoutHeldOutWindowsSaySoWhereTheGuardIsWanted) {
   calibrate("stats");
-  const ProgramResult result = run_nibble({"quantize", kModel, "-o", path("out"), "--stats",
+  const ProgramResult result = run_nibble({"quantize", kTinyLlama, "-o", path("out"), "--stats",
                                            path("stats"), "-b", "2", "-g", "32", "--guard"});
   EXPECT_EQ(result.status, 0) << result.err;
   EXPECT_NE(result.err.find("no guard"), std::string::npos) << result.err;
@@ -184,14 +181,14 @@ TEST_F(Calibration, RulesGiveLayersTheirOwnSchemesAndSolvers) {
   quantize("again", {"--recipe", path("out") + "/nibble.json"});
   EXPECT_EQ(weights("out"), weights("again"));
   write_file(path("unmatched.yaml"), "{group_size: 32, rules: [{modules: nothing, bits: 8}]}\n");
-  EXPECT_NE(error_of({"quantize", kModel, "-o", path("x"), "--recipe", path("unmatched.yaml")})
+  EXPECT_NE(error_of({"quantize", kTinyLlama, "-o", path("x"), "--recipe", path("unmatched.yaml")})
                 .find("'nothing' matches no linear layer"),
             std::string::npos);
 }
 
 TEST_F(Calibration, AFullDiskLeavesNoStatistics) {
   const ProgramResult result =
-      run_nibble(joined({"calibrate", kModel, "-o", path("stats")}, kWindows), {}, 20000);
+      run_nibble(joined({"calibrate", kTinyLlama, "-o", path("stats")}, kWindows), {}, 20000);
   EXPECT_EQ(result.status, 2);
   EXPECT_NE(result.err.find("stats"), std::string::npos) << result.err;
   EXPECT_TRUE(fs::is_empty(folder_.path()));

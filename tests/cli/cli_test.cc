@@ -18,13 +18,6 @@ namespace fs = std::filesystem;
 const std::string kModel = own_test_data() / "bookworm-5m";
 const std::string kText = own_test_data() / "books.eval.sample.txt";
 
-Json run_json(std::vector<std::string> arguments, int status = 0) {
-  arguments.emplace_back("--json");
-  const ProgramResult result = run_nibble(arguments);
-  EXPECT_EQ(result.status, status) << result.err << result.out;
-  return parse_json(result.out, "stdout");
-}
-
 std::string model_bytes(const fs::path& folder) { return read_file(folder / "model.safetensors"); }
 
 TEST(Cli, UnknownCommandsAndOptionsSuggestTheNearest) {

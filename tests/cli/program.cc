@@ -1,6 +1,7 @@
 #include "tests/cli/program.h"
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -57,6 +58,13 @@ ProgramResult run_nibble(const std::vector<std::string>& arguments,
   result.out = read_file(out);
   result.err = read_file(err);
   return result;
+}
+
+Json run_json(std::vector<std::string> arguments, int status) {
+  arguments.emplace_back("--json");
+  const ProgramResult result = run_nibble(arguments);
+  EXPECT_EQ(result.status, status) << result.err << result.out;
+  return parse_json(result.out, "stdout");
 }
 
 }  // namespace nibble

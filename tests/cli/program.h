@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "formats/json.h"
+
 namespace nibble {
 
 struct ProgramResult {
@@ -17,5 +19,8 @@ struct ProgramResult {
 // (0: any).
 ProgramResult run_nibble(const std::vector<std::string>& arguments,
                          const std::vector<std::string>& environment = {}, int64_t file_bytes = 0);
+
+// The object it prints with --json; the calling test fails unless it ends with `status`.
+Json run_json(std::vector<std::string> arguments, int status = 0);
 
 }  // namespace nibble
