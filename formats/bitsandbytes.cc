@@ -22,6 +22,7 @@
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"

@@ -6,6 +6,7 @@
 
 #include "src/quantized/codebooks.h"
 #include "src/quantized/normal_float.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

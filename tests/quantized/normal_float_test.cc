@@ -17,6 +17,7 @@
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 #include "tests/test_data.h"
