@@ -24,9 +24,6 @@ SolverResult solve_rtn(const LinearProblem& problem) {
   if (grid.kind == Grid::Kind::kTable && problem.scheme.blocking.flattened) {
     return result_of(quantize_to_table(problem.W, problem.scheme, problem.where));
   }
-  if (problem.scheme.scale && problem.scheme.scale->second && problem.group_of_column.empty()) {
-    return result_of(quantize_double(problem.W, problem.scheme, problem.where));
-  }
   const RangeRule& rule = problem.rule != nullptr ? *problem.rule : range_rules().front();
   return result_of(
       quantize_to_nearest(problem.W, problem.scheme, rule, problem.group_of_column, problem.where));

@@ -152,41 +152,11 @@ RoundedLinear quantize_to_table(ConstMatrixRef W, const Scheme& scheme, const st
     scales[static_cast<size_t>(b)] = scale;
   }
   if (scheme.scale->second) {
-    q.scale = double_quantize(scales, false);
+    q.scale = double_quantize(scales);
   } else {
     q.scale.values = Tensor::copy_of(Dtype::kF32, {blocks}, std::span<const float>(scales));
   }
   rounded.weight_error = relative_error(W, q);
-  return rounded;
-}
-
-RoundedLinear quantize_double(ConstMatrixRef W, const Scheme& scheme, const std::string& where) {
-  Scheme plain = scheme;
-  plain.scale = Parameter{.type = Dtype::kF32, .bits = 32};
-  RoundedLinear rounded;
-  rounded.q = fit_parameters(W, plain, range_rules().front(), {}, where, &rounded.rounding);
-  QuantizedLinear& q = rounded.q;
-  const auto scales = q.scale.values.values<float>();
-  ParameterValues stored = double_quantize(scales, true);
-  stored.values =
-      Tensor::copy_of(Dtype::kU8, q.scale.values.shape(), stored.values.values<uint8_t>());
-  q.scheme = scheme;
-  q.scale = std::move(stored);
-  if (scheme.zero) {
-    const float highest = static_cast<float>((1 << scheme.grid.bits) - 1);
-    const std::vector<float> read = float_parameters(q).scale;
-    const auto zeros = q.zero.values.mutable_values<uint8_t>();
-    const int64_t width = scheme.blocking.columns == kAll ? q.K : scheme.blocking.columns;
-    for (int64_t n = 0; n < q.N; ++n) {
-      for (int64_t g = 0; g * width < q.K; ++g) {
-        const int64_t columns = std::min(width, q.K - g * width);
-        const float low = std::min(0.F, W.row(n).segment(g * width, columns).minCoeff());
-        const auto at = static_cast<size_t>(block_index(q, n, g * width));
-        zeros[at] = static_cast<uint8_t>(std::clamp(std::nearbyint(-low / read[at]), 0.F, highest));
-      }
-    }
-  }
-  rounded.weight_error = round_to_nearest(W, q);
   return rounded;
 }
 

@@ -29,8 +29,4 @@ Scheme fp4_scheme(int64_t block, bool double_quant);
 // others are multiplied by the reciprocal. Throws Error(where, ...) for NaN or infinity.
 RoundedLinear quantize_to_table(ConstMatrixRef W, const Scheme& scheme, const std::string& where);
 
-// Integer groups along rows with double-quantized scales: ranges as the rule "nibble", zero points
-// and codes with the scales as they read back.
-RoundedLinear quantize_double(ConstMatrixRef W, const Scheme& scheme, const std::string& where);
-
 }  // namespace nibble

@@ -116,22 +116,6 @@ TEST(NormalFloat, EffectiveBitsCountEverything) {
   EXPECT_DOUBLE_EQ(bits_per_weight(nf4_scheme(64, false), 1024, 1024), 4.5);
   EXPECT_NEAR(bits_per_weight(nf4_scheme(64, true), 1024, 1024), 4 + 8. / 64 + 32. / 64 / 256,
               1e-4);
-  const Scheme nested = double_quantized(integer_scheme(4, 64, false, Dtype::kF16));
-  EXPECT_NEAR(bits_per_weight(nested, 1024, 1024), 4 + (8. + 8.) / 64 + 32. / 64 / 256, 0.07);
-}
-
-TEST(NormalFloat, DoubleQuantizedIntegersAreNearlyAsGoodAsPlainOnes) {
-  const Matrix W = weights(96, 512);
-  for (const bool symmetric : {true, false}) {
-    const Scheme plain = integer_scheme(4, 64, symmetric, Dtype::kF16);
-    const double expected =
-        quantize_to_nearest(W, plain, range_rules().front(), {}, "layer").weight_error;
-    const RoundedLinear nested = quantize_double(W, double_quantized(plain), "layer");
-    ASSERT_NO_THROW(check(nested.q, "layer"));
-    EXPECT_LT(nested.weight_error, 1.03 * expected);
-    EXPECT_NEAR(nested.weight_error, (W - dequantize(nested.q)).norm() / W.norm(), 1e-6);
-    for (const float scale : float_parameters(nested.q).scale) EXPECT_GT(scale, 0.F);
-  }
 }
 
 TEST(NormalFloat, ZerosAndTinyWeightsAndNan) {
