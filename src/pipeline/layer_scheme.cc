@@ -89,7 +89,19 @@ Scheme make_static_w8a8(const SchemeChoice& choice, Dtype scale_type) {
   return make_w8a8(choice, scale_type, false);
 }
 
-constexpr std::array<NamedScheme, 12> kSchemes = {{
+// Scales have types of their own.
+Scheme make_w4a8(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  refuse_double_quant(choice, choice.name);
+  if (choice.bits.value_or(4) != 4 || choice.symmetric.value_or(false)) {
+    throw Error("scheme", choice.name + " has asymmetric weights of 4 bits in groups",
+                "leave out bits and symmetry; -g sets the group (default: 128)");
+  }
+  Scheme scheme = progressive_scheme(checked_group(choice.group_size.value_or(kDefaultGroup)));
+  scheme.activations = ActivationScheme{};
+  return scheme;
+}
+
+constexpr std::array<NamedScheme, 13> kSchemes = {{
     {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
     {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
     {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
@@ -101,6 +113,8 @@ constexpr std::array<NamedScheme, 12> kSchemes = {{
      "compressed-tensors", make_dynamic_w8a8},
     {"w8a8-static", "the same, with one activation scale a layer from calibration",
      "compressed-tensors", make_static_w8a8},
+    {"w4a8", "progressive groups: 4 bits within 8 by channel, activations as w8a8", "nibble",
+     make_w4a8},
     {"nf4", "4 bits, levels of a normal distribution, blocks of 64", "bitsandbytes", make_nf4},
     {"fp4", "4 bits, bitsandbytes' floating point, blocks of 64", "bitsandbytes", make_fp4},
     {"kmeans", "codebooks of 2^bits levels, one a row or group", "nibble", make_kmeans},
