@@ -1,20 +1,28 @@
 // bitsandbytes' checkpoints: the page's worked example, real ones of others, broken ones.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/format.h"
 #include "formats/json.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
+#include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
@@ -38,6 +46,107 @@ std::string text_of(const Tensor& tensor) {
   const auto bytes = tensor.values<uint8_t>();
   return {bytes.begin(), bytes.end()};
 }
+
+// ---- bytes of bitsandbytes itself (tools/golden/bitsandbytes_reference.py) ----------------------
+
+std::string crc(std::span<const std::byte> bytes) {
+  std::array<char, 9> text{};
+  const auto value = crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size());
+  std::snprintf(text.data(), text.size(), "%08x", static_cast<uint32_t>(value));
+  return text.data();
+}
+
+// Of floats with one zero, +0: bitsandbytes' CPU code has no other.
+std::string crc_of_floats(std::span<const float> values) {
+  std::vector<float> copy(values.begin(), values.end());
+  for (float& value : copy) value += 0.F;
+  return crc(std::as_bytes(std::span(copy)));
+}
+
+Matrix generated(int64_t N, int64_t K) {
+  Matrix W(N, K);
+  uint32_t state = 12345;
+  for (int64_t i = 0; i < W.size(); ++i) {
+    state = state * 1664525U + 1013904223U;
+    W.data()[i] = static_cast<float>(static_cast<int>(state >> 8) - (1 << 23)) * 0x1p-23F;
+  }
+  return W;
+}
+
+// That of tools/golden/rtn.py.
+Matrix rtn_matrix(int64_t K) {
+  Matrix W = generated(8, K);
+  for (int n = 0; n < 8; ++n) W.row(n) *= std::ldexp(1.F, -(n % 4));
+  W.row(1) = W.row(1).cwiseAbs();
+  W.row(2) = -W.row(2).cwiseAbs();
+  W.row(3).head(64).setZero();
+  W.row(4) *= 0x1p-24F;
+  W.row(5) *= 0x1p-14F;
+  for (int64_t k = 0; k < K; ++k) W(6, k) = static_cast<float>(k * 7 % 31 - 15) / 2.F;
+  return W;
+}
+
+Matrix weights_of(const std::string& source) {
+  if (source.starts_with("rtn ")) return rtn_matrix(std::stol(source.substr(4)));
+  if (source == "long") return generated(1, (1 << 21) + 5);
+  const Tensor tensor = Checkpoint::open(own_test_data() / "bookworm-5m").tensor(source);
+  Matrix W(tensor.shape()[0], tensor.shape()[1]);
+  to_float(tensor.view(), {W.data(), static_cast<size_t>(W.size())});
+  return W;
+}
+
+Json golden() {
+  return read_json(std::filesystem::path(NIBBLE_SOURCE_DIR) / "tests" / "golden" /
+                   "bitsandbytes.json");
+}
+
+Scheme scheme_of_case(const Json& row) {
+  const auto block = row.at("block").get<int64_t>();
+  const bool nested = row.at("double").get<bool>();
+  return row.at("kind") == "nf4" ? nf4_scheme(block, nested) : fp4_scheme(block, nested);
+}
+
+// A tensor as the golden file records it.
+std::string recorded(const std::string& suffix, const Tensor& tensor) {
+  if (!suffix.starts_with("quant_state")) return crc(tensor.bytes());
+  std::string text = text_of(tensor);
+  text.resize(text.find_last_not_of(' ') + 1);
+  return text;
+}
+
+TEST(Bitsandbytes, MapsAreTheirs) {
+  const Json maps = golden().at("maps");
+  EXPECT_EQ(crc_of_floats(nf4_scheme(64, false).grid.table), maps.at("nf4"));
+  EXPECT_EQ(crc_of_floats(fp4_scheme(64, false).grid.table), maps.at("fp4"));
+  EXPECT_EQ(crc_of_floats(dynamic_map()), maps.at("dynamic"));
+}
+
+TEST(Bitsandbytes, BytesAreTheirs) {
+  const Json file = golden();
+  ASSERT_EQ(file.at("results").size(), 92U);
+  for (const Json& row : file.at("results")) {
+    const Scheme scheme = scheme_of_case(row);
+    const std::string name = row.at("source").get<std::string>() + ", " + describe(scheme);
+    const Matrix W = weights_of(row.at("source"));
+    const RoundedLinear rounded = quantize_to_table(W, scheme, "m");
+    int compared = 0;
+    for (const auto& [tensor_name, tensor] :
+         ours().encode(module_of("m", rounded.q, Dtype::kF32), rounded.q)) {
+      std::string key = tensor_name == "m.weight" ? "weight" : tensor_name.substr(9);
+      if (key.starts_with("quant_state")) key = "quant_state";
+      if (!row.contains(key)) continue;
+      ++compared;
+      EXPECT_EQ(recorded(key, tensor), row.at(key)) << name << ": " << key;
+    }
+    EXPECT_EQ(compared, row.at("double").get<bool>() ? 4 : 3);
+    const Matrix back = dequantize(rounded.q);
+    EXPECT_EQ(crc_of_floats({back.data(), static_cast<size_t>(back.size())}), row.at("weights"))
+        << name;
+    EXPECT_NEAR(rounded.weight_error, (W - back).norm() / W.norm(), 1e-5) << name;
+  }
+}
+
+// ---- the page, and files that are broken --------------------------------------------------------
 
 TEST(Bitsandbytes, WorkedExample) {
   Matrix W(1, 4);
