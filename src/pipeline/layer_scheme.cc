@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "src/quantized/codebooks.h"
+#include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/second_level.h"
 #include "src/tensor/error.h"
@@ -101,7 +102,18 @@ Scheme make_w4a8(const SchemeChoice& choice, Dtype /*scale_type*/) {
   return scheme;
 }
 
-constexpr std::array<NamedScheme, 13> kSchemes = {{
+// Scales in F32.
+Scheme make_llm_int8(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  refuse_double_quant(choice, choice.name);
+  const bool groups = choice.group_size && *choice.group_size != -1;
+  if (groups || choice.bits.value_or(8) != 8 || !choice.symmetric.value_or(true)) {
+    throw Error("scheme", choice.name + " has symmetric weights of 8 bits by channel",
+                "leave out bits, group size and symmetry");
+  }
+  return llm_int8_scheme();
+}
+
+constexpr std::array<NamedScheme, 14> kSchemes = {{
     {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
     {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
     {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
@@ -117,6 +129,8 @@ constexpr std::array<NamedScheme, 13> kSchemes = {{
      make_w4a8},
     {"nf4", "4 bits, levels of a normal distribution, blocks of 64", "bitsandbytes", make_nf4},
     {"fp4", "4 bits, bitsandbytes' floating point, blocks of 64", "bitsandbytes", make_fp4},
+    {"llm-int8", "8 bits by channel as bitsandbytes' load_in_8bit, activations as they are",
+     "bitsandbytes", make_llm_int8},
     {"kmeans", "codebooks of 2^bits levels, one a row or group", "nibble", make_kmeans},
 }};
 

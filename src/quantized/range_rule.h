@@ -72,10 +72,13 @@ QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const Ran
 // error |W - dequantize(q)| / |W| in the Frobenius norm, summed in double.
 double round_to_nearest(ConstMatrixRef W, QuantizedLinear& q);
 
+// |W - dequantize(q)| / |W|, Frobenius norm, summed in double.
+double relative_error(ConstMatrixRef W, const QuantizedLinear& q);
+
 struct RoundedLinear {
   QuantizedLinear q;
   ScaleRounding rounding;
-  double weight_error = 0.;  // |W - dequantize(q)| / |W|, Frobenius norm
+  double weight_error = 0.;  // relative_error(W, q)
 };
 
 // fit_parameters and the rule's rounding in one pass over W.

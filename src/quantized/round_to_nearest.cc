@@ -321,6 +321,17 @@ void round_generally(ConstMatrixRef W, const QuantizedLinear& q, std::span<uint8
 
 }  // namespace
 
+double relative_error(ConstMatrixRef W, const QuantizedLinear& q) {
+  const Matrix V = dequantize(q);
+  double error = 0;
+  double square = 0;
+  for (int64_t n = 0; n < W.rows(); ++n) {
+    error += (W.row(n) - V.row(n)).cast<double>().squaredNorm();
+    square += W.row(n).cast<double>().squaredNorm();
+  }
+  return square == 0 ? 0 : std::sqrt(error / square);
+}
+
 QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
                                const std::vector<int32_t>& group_of_column,
                                const std::string& where, ScaleRounding* rounding) {

@@ -65,7 +65,9 @@ std::string describe_activations(const ActivationScheme& activations) {
 std::string describe_second_level(const Scheme& scheme) {
   for (const auto* parameter : {&scheme.scale, &scheme.zero, &scheme.minimum}) {
     if (!*parameter || !(*parameter)->second) continue;
-    return (*parameter)->second->block == kOneRow ? ", two-level" : ", double-quantized";
+    const int64_t block = (*parameter)->second->block;
+    if (block == kAll && scheme.blocking.columns == kAll) continue;  // a factor of all scales
+    return block == kOneRow ? ", two-level" : ", double-quantized";
   }
   return {};
 }

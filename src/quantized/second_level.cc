@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/quantized/llm_int8.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
@@ -259,6 +260,7 @@ std::string second_level_refusal(const Scheme& scheme) {
                         !scheme.blocking.flattened;
   if (!integers) return "scales of scales are fitted to integers in groups along rows";
   if (is_progressive(scheme) || scheme.scale == double_quantized(scheme).scale) return {};
+  if (is_llm_int8(scheme)) return "LLM.int8 has a rounding of its own, that of rtn";
   return "its scales of scales are none of those that are fitted";
 }
 

@@ -8,15 +8,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "formats/checkpoint.h"
 #include "formats/format.h"
 #include "formats/json.h"
+#include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
@@ -146,6 +149,72 @@ TEST(Bitsandbytes, BytesAreTheirs) {
   }
 }
 
+TEST(Bitsandbytes, LlmInt8BytesAreTheirs) {
+  const Json rows = golden().at("int8");
+  ASSERT_EQ(rows.size(), 5U);
+  for (const Json& row : rows) {
+    const Matrix W = weights_of(row.at("source"));
+    const QuantizedLinear q = quantize_llm_int8(W, "m").q;
+    ASSERT_NO_THROW(check(q, "m"));
+    EXPECT_EQ(crc(encoded(ours(), q, "m.weight").bytes()), row.at("weight")) << row.at("source");
+    EXPECT_EQ(crc(encoded(ours(), q, "m.SCB").bytes()), row.at("SCB")) << row.at("source");
+  }
+}
+
+// ---- files of others ----------------------------------------------------------------------------
+
+// Numbers and arrays of NIBBLE_TEST_DATA/golden/bitsandbytes, little-endian.
+class Blob {
+ public:
+  explicit Blob(const std::string& name)
+      : bytes_(read_file(test_data() / "golden" / "bitsandbytes" / name)) {}
+  template <typename T>
+  std::vector<T> next(size_t count) {
+    std::vector<T> values(count);
+    std::memcpy(values.data(), bytes_.data() + at_, count * sizeof(T));
+    at_ += count * sizeof(T);
+    return values;
+  }
+  uint32_t number() { return next<uint32_t>(1)[0]; }
+
+ private:
+  std::string bytes_;
+  size_t at_ = 0;
+};
+
+template <typename T>
+Tensor tensor_of(Dtype dtype, Shape shape, const std::vector<T>& values) {
+  return Tensor::copy_of(dtype, std::move(shape), std::span<const T>(values));
+}
+
+TEST(Bitsandbytes, RealLlmInt8WeightsDecodeBitForBit) {
+  NIBBLE_NEEDS_TEST_DATA();
+  Blob blob("llama_1b_int8.bin");
+  ASSERT_EQ(blob.number(), 1U);
+  const int64_t N = blob.number();
+  const int64_t K = blob.number();
+  const auto lengths = blob.next<uint32_t>(3);
+  std::vector<NamedTensor> tensors;
+  tensors.push_back({"m.weight", tensor_of(Dtype::kI8, {N, K}, blob.next<int8_t>(lengths[0]))});
+  tensors.push_back({"m.SCB", tensor_of(Dtype::kF32, {N}, blob.next<float>(lengths[1] / 4))});
+  tensors.push_back({"m.weight_format", tensor_of(Dtype::kU8, {}, std::vector<uint8_t>{0})});
+  const Json config = {{"quant_method", "bitsandbytes"}, {"load_in_8bit", true}};
+  const TemporaryFolder folder;
+  const Checkpoint checkpoint = written(folder.path() / "model", config, tensors);
+  EXPECT_EQ(ours().tensors_of(checkpoint, "m").size(), 3U);
+  const QuantizedLinear q = ours().decode(checkpoint, "m", N, K);
+  const auto expected = blob.next<uint16_t>(lengths[2] / 2);
+  const Matrix W = dequantize(q);
+  ASSERT_EQ(static_cast<size_t>(W.size()), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_EQ(float_to_bf16(W.data()[i]), expected[i]) << i;
+  }
+  Stored again = stored(ours(), q);
+  EXPECT_EQ(again.config.at("load_in_8bit"), true);
+  EXPECT_THAT(again.at("m.weight").bytes(), ::testing::ElementsAreArray(tensors[0].tensor.bytes()));
+  EXPECT_THAT(again.at("m.SCB").bytes(), ::testing::ElementsAreArray(tensors[1].tensor.bytes()));
+}
+
 // ---- the page, and files that are broken --------------------------------------------------------
 
 TEST(Bitsandbytes, WorkedExample) {
@@ -242,6 +311,30 @@ TEST(Bitsandbytes, NotANumberInAScaleIsAnError) {
   scales.mutable_values<float>()[1] = std::numeric_limits<float>::quiet_NaN();
   s.at("m.weight.absmax") = scales;
   EXPECT_THAT(decode_error(ours(), s.config, s.tensors, 8, 16), HasSubstr("NaN"));
+}
+
+TEST(Bitsandbytes, BrokenLlmInt8ModulesAreNamed) {
+  const Stored whole = stored(ours(), quantize_llm_int8(generated(8, 16), "m").q);
+  const auto error_of = [](const Stored& s) {
+    return decode_error(ours(), s.config, s.tensors, 8, 16);
+  };
+  EXPECT_EQ(error_of(whole), "");
+  Stored tiled = whole;
+  tiled.at("m.weight_format") = tensor_of(Dtype::kU8, {}, std::vector<uint8_t>{1});
+  EXPECT_THAT(error_of(tiled), HasSubstr("'m.weight_format': format 1"));
+  Stored infinite = whole;
+  infinite.at("m.SCB") =
+      tensor_of(Dtype::kF32, {8}, std::vector<float>(8, std::numeric_limits<float>::infinity()));
+  EXPECT_THAT(error_of(infinite), HasSubstr("infinity"));
+  Stored fewer = whole;
+  fewer.at("m.SCB") = tensor_of(Dtype::kF32, {7}, std::vector<float>(7, 1.F));
+  EXPECT_THAT(error_of(fewer), HasSubstr("m.SCB"));
+  Stored without = whole;
+  without.remove("m.SCB");
+  const TemporaryFolder folder;
+  const Checkpoint checkpoint = written(folder.path() / "model", without.config, without.tensors);
+  EXPECT_THAT([&] { ours().tensors_of(checkpoint, "m"); },
+              ::testing::ThrowsMessage<Error>(HasSubstr("without 'm.SCB'")));
 }
 
 TEST(Bitsandbytes, OneTypeForAModel) {

@@ -1,4 +1,4 @@
-"""Bytes of bitsandbytes' own 4-bit quantization on the CPU: tests/golden/bitsandbytes.json.
+"""Bytes of bitsandbytes' own quantization to 4 bits and to 8 (LLM.int8) on the CPU: tests/golden/bitsandbytes.json.
 
 Weights: the matrix of tools/golden/rtn.py with K columns; "long", 2^21 + 5 values of the same generator, which give more
 absmax than PyTorch sums at once; layers of tests/data/bookworm-5m. One thread: with more, PyTorch adds up 32,768 values
@@ -14,6 +14,7 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"  # a compilation for every shape
 
 # pylint: disable=wrong-import-position
 import bitsandbytes.functional as bnb
+import bitsandbytes.nn as bnb_nn
 import numpy as np
 import torch
 from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
@@ -54,20 +55,28 @@ def golden(source, W, kind, block, double):
     return case
 
 
+def golden_int8(source, W):
+    layer = bnb_nn.Int8Params(torch.from_numpy(W), requires_grad=False).to("cpu")
+    return {"source": source, "weight": bits(layer.CB.numpy()), "SCB": bits(layer.SCB.numpy())}
+
+
 def main():
     torch.set_num_threads(1)
     results = []
     both = [(kind, double) for kind in ("nf4", "fp4") for double in (False, True)]
     for K in (64, 203):
         results += [golden(f"rtn {K}", matrix(K), kind, block, double) for kind, double in both for block in BLOCKS]
+    int8 = [golden_int8(f"rtn {K}", matrix(K)) for K in (64, 203)]
     results += [golden("long", long_matrix(), kind, 32, double) for kind, double in both]
     with safe_open(ROOT / "tests" / "data" / "bookworm-5m" / "model.safetensors", "np") as file:
         for name in LAYERS:
             W = file.get_tensor(name).astype(np.float32)
             results += [golden(name, W, kind, block, double) for kind, double in both for block in (64, 256)]
+            int8.append(golden_int8(name, W))
     maps = {"nf4": bits(bnb.get_4bit_type("nf4", device="cpu").numpy()),
             "fp4": bits(bnb.get_4bit_type("fp4", device="cpu").numpy()), "dynamic": bits(bnb.create_dynamic_map().numpy())}
-    write_golden("bitsandbytes", {"made_by": provenance("bitsandbytes", "torch", "numpy"), "maps": maps, "results": results})
+    write_golden("bitsandbytes", {"made_by": provenance("bitsandbytes", "torch", "numpy"), "maps": maps, "results": results,
+                                  "int8": int8})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Weights are recorded as bitsandbytes' generic code multiplies them out in float32, [O, I] row-major, as CRC-32 (its AVX-512
 code takes scales of other blocks where rows do not end with a block, as here with 96 columns); nll is of those weights in
-float32.
+float32. LLM.int8: weight * (SCB * (1 / 127)), where bitsandbytes has (weight * SCB) * (1 / 127): the last bit may differ.
 """
 
 import os
@@ -28,6 +28,7 @@ TINY, PEERS, LENGTH = ROOT / "tests" / "data" / "tiny", ROOT / "tests" / "data" 
 CHECKPOINTS = [
     ("bnb-nf4-double", "llama", {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}),
     ("bnb-nf4-tied", "llama-tied", {"bnb_4bit_quant_type": "nf4"}),
+    ("bnb-int8", "qwen2", {}),
     ("bnb-fp4-bf16-storage", "qwen2", {"bnb_4bit_quant_type": "fp4", "bnb_4bit_quant_storage": "bfloat16"}),
 ]
 
@@ -36,6 +37,10 @@ def weights_of(folder):
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     weights = {}
     for name in tensors:
+        if name.endswith(".SCB"):
+            module = name.removesuffix(".SCB")
+            scales = tensors[name].view(-1, 1) * torch.tensor(7.874015718698502e-3)
+            weights[module] = tensors[module + ".weight"] * scales
         if not name.endswith(".weight.absmax"):
             continue
         weight = name.removesuffix(".absmax")
@@ -56,7 +61,7 @@ def main():
     for name, source, arguments in CHECKPOINTS:
         folder = PEERS / name
         shutil.rmtree(folder, ignore_errors=True)
-        config = transformers.BitsAndBytesConfig(load_in_4bit=True, **arguments)
+        config = transformers.BitsAndBytesConfig(load_in_4bit=bool(arguments), load_in_8bit=not arguments, **arguments)
         model = transformers.AutoModelForCausalLM.from_pretrained(TINY / source, dtype="auto", quantization_config=config)
         model.save_pretrained(folder)
         (folder / "generation_config.json").unlink(missing_ok=True)
