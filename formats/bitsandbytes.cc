@@ -1,4 +1,5 @@
-// bitsandbytes' 4-bit checkpoints, as transformers saves them. Page: formats/bitsandbytes.md.
+// bitsandbytes' checkpoints, as transformers saves them: nf4, fp4 and LLM.int8. Page:
+// formats/bitsandbytes.md.
 #include "formats/packing/bitsandbytes.h"
 
 #include <algorithm>
@@ -19,9 +20,11 @@
 #include "formats/format_rows.h"
 #include "formats/json.h"
 #include "formats/module_tensors.h"
+#include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
@@ -31,6 +34,7 @@ namespace {
 
 constexpr std::string_view kMethod = "bitsandbytes";
 constexpr int64_t kMostWeights = int64_t{1} << 30;  // of a block that is read: sums stay in range
+constexpr uint8_t kRowFormat = 0;                   // weight_format: rows, not a tiling of old GPUs
 constexpr int64_t kOffsetCharacters = 26;           // the longest double in JSON
 
 bool is_double(const Scheme& scheme) { return scheme.scale->second.has_value(); }
@@ -49,16 +53,18 @@ Dtype scale_type(Dtype /*model_dtype*/) { return Dtype::kF32; }
 std::string refusal(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
   if (scheme.activations) return "it has no place for quantized activations";
+  if (module.name == "lm_head") return "its loaders keep the output head as it is";
+  if (is_llm_int8(scheme)) return {};
   const std::optional<Scheme> own =
       scheme.scale ? table_scheme(scheme.grid.name, scheme.blocking.columns, is_double(scheme))
                    : std::nullopt;
-  if (!own || *own != scheme) return "it holds nf4 and fp4 as bitsandbytes makes them";
+  if (!own || *own != scheme) return "it holds nf4, fp4 and llm-int8 as bitsandbytes makes them";
   if (!is_block(scheme.blocking.columns)) return "blocks have 32, 64, 128, .. 4096 weights";
-  if (module.name == "lm_head") return "its loaders keep the output head as it is";
   return {};
 }
 
 std::string caution(const FormatModule& module) {
+  if (is_llm_int8(scheme_of(module))) return {};
   const int64_t block = scheme_of(module).blocking.columns;
   if (module.K % block != 0) {
     return "bitsandbytes 0.50.2 dequantizes blocks that cross rows wrongly on CPUs with AVX-512";
@@ -102,8 +108,15 @@ std::string state_text(const FormatModule& module, double offset) {
   return text.append(static_cast<size_t>(kOffsetCharacters - digits), ' ');
 }
 
+std::vector<TensorInfo> int8_layout(const FormatModule& module) {
+  return {{module.name + ".weight", Dtype::kI8, {module.N, module.K}},
+          {module.name + ".SCB", Dtype::kF32, {module.N}},
+          {module.name + ".weight_format", Dtype::kU8, {}}};
+}
+
 std::vector<TensorInfo> layout(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
+  if (is_llm_int8(scheme)) return int8_layout(module);
   const std::string weight = module.name + ".weight";
   const int64_t blocks = block_count(scheme.blocking, module.N, module.K);
   const bool nested = is_double(scheme);
@@ -131,9 +144,29 @@ Tensor f32(std::span<const float> values) {
   return Tensor::copy_of(Dtype::kF32, {std::ssize(values)}, values);
 }
 
+// Integers -128 .. 127 are codes 128 higher.
+Tensor moved_by_128(const Tensor& from, Dtype dtype) {
+  Tensor to = Tensor::allocate(dtype, from.shape());
+  std::transform(from.bytes().begin(), from.bytes().end(), to.mutable_bytes().begin(),
+                 [](std::byte value) { return value ^ std::byte{0x80}; });
+  return to;
+}
+
+std::vector<NamedTensor> encode_int8(const std::vector<TensorInfo>& infos,
+                                     const QuantizedLinear& q) {
+  if (q.scale.second.values<float>()[0] != kOneOf127) {
+    throw Error(infos[1].name, "scales that are not multiples of 1 / 127",
+                "the format 'nibble' keeps them");
+  }
+  return {{infos[0].name, moved_by_128(q.codes, Dtype::kI8)},
+          {infos[1].name, reshaped(q.scale.values, infos[1].shape)},
+          {infos[2].name, Tensor::copy_of(Dtype::kU8, {}, std::span(&kRowFormat, 1))}};
+}
+
 std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
   check_announced(module, q);
   const std::vector<TensorInfo> infos = layout(module);
+  if (is_llm_int8(q.scheme)) return encode_int8(infos, q);
   std::vector<NamedTensor> tensors;
   const auto add = [&](Tensor tensor) {
     tensors.push_back({infos[tensors.size()].name, std::move(tensor)});
@@ -173,8 +206,7 @@ Json config(std::span<const FormatModule> modules) {
     } else if (first->scheme->grid != module.scheme->grid ||
                is_double(*first->scheme) != is_double(*module.scheme)) {
       throw Error(module.name,
-                  "bitsandbytes has one 4-bit type for a model, and this layer's differs from that "
-                  "of " +
+                  "bitsandbytes has one type for a model, and this layer's differs from that of " +
                       first->name,
                   "the format 'nibble' holds both");
     }
@@ -182,13 +214,16 @@ Json config(std::span<const FormatModule> modules) {
   if (!head_known) skipped.push_back("lm_head");
   Json config;
   config["quant_method"] = kMethod;
-  config["load_in_4bit"] = true;
-  config["load_in_8bit"] = false;
-  config["bnb_4bit_quant_type"] = first == nullptr ? "nf4" : first->scheme->grid.name;
-  config["bnb_4bit_use_double_quant"] = first != nullptr && is_double(*first->scheme);
-  config["bnb_4bit_compute_dtype"] =
-      torch_dtype_name(first == nullptr ? Dtype::kF16 : first->dtype);
-  config["bnb_4bit_quant_storage"] = "uint8";
+  const bool int8 = first != nullptr && is_llm_int8(*first->scheme);
+  config["load_in_4bit"] = !int8;
+  config["load_in_8bit"] = int8;
+  if (!int8) {
+    config["bnb_4bit_quant_type"] = first == nullptr ? "nf4" : first->scheme->grid.name;
+    config["bnb_4bit_use_double_quant"] = first != nullptr && is_double(*first->scheme);
+    config["bnb_4bit_compute_dtype"] =
+        torch_dtype_name(first == nullptr ? Dtype::kF16 : first->dtype);
+    config["bnb_4bit_quant_storage"] = "uint8";
+  }
   config["llm_int8_skip_modules"] = std::move(skipped);
   config["llm_int8_threshold"] = 6.0;
   config["llm_int8_has_fp16_weight"] = false;
@@ -198,10 +233,14 @@ Json config(std::span<const FormatModule> modules) {
 
 // ---- reading ------------------------------------------------------------------------------------
 
+constexpr std::array<const char*, 2> kFlags = {"load_in_4bit", "load_in_8bit"};
+
 bool recognizes(const Json& config) {
   if (lower_name(config, "quant_method") != kMethod) return false;
-  const auto flag = config.find("load_in_4bit");
-  return flag != config.end() && flag->is_boolean() && flag->get<bool>();
+  return std::any_of(kFlags.begin(), kFlags.end(), [&](const char* name) {
+    const auto flag = config.find(name);
+    return flag != config.end() && flag->is_boolean() && flag->get<bool>();
+  });
 }
 
 // The module's state tensor: of nf4 or fp4; empty if there is none.
@@ -213,7 +252,24 @@ std::string state_name(const Checkpoint& checkpoint, const std::string& module) 
   return {};
 }
 
+// Tensors of an LLM.int8 module; none: it is no such module.
+std::vector<std::string> int8_tensors(const Checkpoint& checkpoint, const std::string& module) {
+  const std::string weight = module + ".weight";
+  if (!checkpoint.has(module + ".SCB")) {
+    if (!checkpoint.has(weight) || checkpoint.info(weight).info.dtype != Dtype::kI8) return {};
+    if (!state_name(checkpoint, module).empty()) return {};
+    throw Error(where_of(checkpoint, weight), "8-bit integers without '" + module + ".SCB'",
+                "is a shard missing?");
+  }
+  std::vector<std::string> names = {weight, module + ".SCB"};
+  if (std::string format = module + ".weight_format"; checkpoint.has(format)) {
+    names.push_back(std::move(format));
+  }
+  return names;
+}
+
 std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
+  if (auto names = int8_tensors(checkpoint, module); !names.empty()) return names;
   const std::string state = state_name(checkpoint, module);
   if (state.empty()) {
     if (checkpoint.has(module + ".weight.absmax")) {
@@ -306,8 +362,31 @@ Tensor read_words(const Checkpoint& checkpoint, const std::string& name, int64_t
                          std::span(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()));
 }
 
+QuantizedLinear decode_int8(const Checkpoint& checkpoint, const std::string& module, int64_t N,
+                            int64_t K) {
+  QuantizedLinear q;
+  q.scheme = llm_int8_scheme();
+  q.N = N;
+  q.K = K;
+  q.codes = moved_by_128(checked_tensor(checkpoint, module + ".weight", {Dtype::kI8}, {N, K}),
+                         Dtype::kU8);
+  q.scale.values =
+      reshaped(checked_tensor(checkpoint, module + ".SCB", {Dtype::kF32}, {N}), {N, 1});
+  q.scale.second = Tensor::copy_of(Dtype::kF32, {1}, std::span<const float>(&kOneOf127, 1));
+  if (const std::string name = module + ".weight_format"; checkpoint.has(name)) {
+    const Tensor format = checked_tensor(checkpoint, name, {Dtype::kU8}, {});
+    if (const int value = format.values<uint8_t>()[0]; value != kRowFormat) {
+      throw Error(where_of(checkpoint, name), "format " + std::to_string(value),
+                  "read: 0, rows; the tilings of old GPUs are not");
+    }
+  }
+  check(q, checkpoint.folder().string() + ": " + module);
+  return q;
+}
+
 QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
                        int64_t K) {
+  if (checkpoint.has(module + ".SCB")) return decode_int8(checkpoint, module, N, K);
   const std::string name = state_name(checkpoint, module);
   if (name.empty()) throw Error(where_of(checkpoint, module), "no quant_state");
   const std::string where = where_of(checkpoint, name);
@@ -337,8 +416,8 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 
 const Format kBitsandbytes = {
     .name = kMethod,
-    .summary = "bitsandbytes' 4-bit checkpoints as transformers saves them",
-    .holds = "nf4 and fp4 in blocks of 32 to 4096, with and without double quantization",
+    .summary = "bitsandbytes' checkpoints of 4 and 8 bits as transformers saves them",
+    .holds = "nf4 and fp4 in blocks of 32 to 4096, with and without double quantization; LLM.int8",
     .readers = "transformers with bitsandbytes, vLLM",
     .config_file = {},
     .scale_type = scale_type,

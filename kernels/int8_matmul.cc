@@ -8,10 +8,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <vector>
 
 #include "kernels/int8_paths.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/cpu_features.h"
 #include "src/tensor/error.h"
@@ -124,6 +126,31 @@ void apply_scales(const int32_t* sums, const Int8Linear& w, int64_t first, const
   }
 }
 
+// [N]
+std::vector<float> row_scales(const QuantizedLinear& q) {
+  std::vector<float> scales;
+  if (is_progressive(q.scheme)) {
+    scales.resize(static_cast<size_t>(q.N));
+    to_float(q.scale.second.view(), scales);
+  } else {
+    scales = float_parameters(q).scale;
+    scales.resize(static_cast<size_t>(q.N), scales.front());
+  }
+  return scales;
+}
+
+// The integer weights of row n, [K].
+void load_row(const QuantizedLinear& q, int64_t n, std::span<int8_t> row) {
+  if (is_progressive(q.scheme)) {
+    integer_row(q, n, row);
+    return;
+  }
+  const uint8_t* codes = q.codes.values<uint8_t>().data() + n * q.K;
+  std::transform(codes, codes + q.K, row.begin(), [&](uint8_t code) {
+    return static_cast<int8_t>(int{code} + q.scheme.grid.lowest);
+  });
+}
+
 }  // namespace
 
 std::span<const Int8Path* const> int8_paths() {
@@ -139,12 +166,15 @@ int64_t Int8Linear::bytes() const {
 
 bool can_run_int8(const QuantizedLinear& q) {
   const Scheme& scheme = q.scheme;
-  return scheme.activations && !scheme.activations->is_float && scheme.activations->bits == 8 &&
-         scheme.grid.kind == Grid::Kind::kInteger && scheme.grid.bits == 8 &&
+  const bool has_int8_inputs =
+      scheme.activations && !scheme.activations->is_float && scheme.activations->bits == 8;
+  if (!has_int8_inputs || q.K > kMostInputs) return false;
+  if (is_progressive(scheme)) return fits_int8(q);
+  return scheme.grid.kind == Grid::Kind::kInteger && scheme.grid.bits == 8 &&
          scheme.grid.lowest == -128 && scheme.symmetric() && scheme.scale &&
          !scheme.blocking.flattened &&
          (scheme.blocking.columns == kAll || scheme.blocking.columns >= q.K) &&
-         (scheme.blocking.rows == 1 || scheme.blocking.rows == kAll) && q.K <= kMostInputs;
+         (scheme.blocking.rows == 1 || scheme.blocking.rows == kAll);
 }
 
 Int8Linear make_int8(const QuantizedLinear& q) {
@@ -158,13 +188,11 @@ Int8Linear make_int8(const QuantizedLinear& q) {
     to_float(q.input_scale.view(), {&w.input_scale, 1});
     if (!q.input_zero.empty()) w.input_zero = q.input_zero.values<int8_t>()[0];
   }
-  w.scale = float_parameters(q).scale;
-  w.scale.resize(static_cast<size_t>(q.N), w.scale.front());
+  w.scale = row_scales(q);
   w.sum.resize(static_cast<size_t>(q.N));
   const int64_t panels = (q.N + kInt8Panel - 1) / kInt8Panel;
   const int64_t panel_bytes = w.path->panel_bytes(q.K);
   w.weights = Tensor::allocate(Dtype::kU8, {panels * panel_bytes});
-  const uint8_t* codes = q.codes.values<uint8_t>().data();
   std::byte* packed = w.weights.mutable_bytes().data();
 #pragma omp parallel for schedule(static)
   for (int64_t panel = 0; panel < panels; ++panel) {
@@ -172,13 +200,10 @@ Int8Linear make_int8(const QuantizedLinear& q) {
     const int64_t rows = std::min(kInt8Panel, q.N - first);
     std::vector<int8_t> values(static_cast<size_t>(rows * q.K));
     for (int64_t r = 0; r < rows; ++r) {
-      int32_t sum = 0;
-      for (int64_t k = 0; k < q.K; ++k) {
-        const int value = int{codes[(first + r) * q.K + k]} + q.scheme.grid.lowest;
-        values[static_cast<size_t>(r * q.K + k)] = static_cast<int8_t>(value);
-        sum += value;
-      }
-      w.sum[static_cast<size_t>(first + r)] = sum;
+      const auto row =
+          std::span(values).subspan(static_cast<size_t>(r * q.K), static_cast<size_t>(q.K));
+      load_row(q, first + r, row);
+      w.sum[static_cast<size_t>(first + r)] = std::accumulate(row.begin(), row.end(), int32_t{0});
     }
     w.path->pack_panel(values.data(), rows, q.K, packed + panel * panel_bytes);
   }

@@ -36,8 +36,9 @@ struct Int8Linear {
   int64_t bytes() const;  // of all arrays
 };
 
-// Symmetric 8-bit integer weights with one scale a row or one altogether, integer activations of 8
-// bits, K at most 65,536 (the sums must fit in int32).
+// Symmetric 8-bit integer weights with one scale a row or one altogether, or progressive groups
+// (src/quantized/second_level.h), whose 8-bit products with their scales are the weights then;
+// integer activations of 8 bits, K at most 65,536 (the sums must fit in int32).
 bool can_run_int8(const QuantizedLinear& q);
 // Throws Error when !can_run_int8(q).
 Int8Linear make_int8(const QuantizedLinear& q);

@@ -31,7 +31,9 @@
 #include "quantizers/solvers/scale_search.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
-#include "src/tensor/convert.h"
+#include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/stopwatch.h"
 
@@ -54,6 +56,7 @@ struct Layer {
   std::vector<int32_t> group_of_place;             // [K] in the order of the factorisation
   std::vector<std::vector<int32_t>> group_places;  // [G] places (or, static, columns) of a group
   std::vector<float> importance;                   // [K] H_kk by place (static: by column)
+  StorableScales storable;
   LaneParameters parameters;
   std::vector<GroupFitter::Row> fitted;  // [G, padded N]
 };
@@ -94,8 +97,9 @@ std::vector<const float*> column_pointers(const Matrix& turned, int64_t first, i
 void fit_lanes(Layer& layer, int64_t g, int64_t row, std::span<const float* const> weights,
                std::span<const float> importance, GroupFitter& fitter) {
   const int64_t place = g * layer.parameters.scale.cols() + row;
-  fitter.fit(weights, importance, layer.parameters.scale.data() + place,
-             layer.parameters.first.data() + place,
+  fitter.fit(weights, importance,
+             blocks_of_lanes(layer.W.rows(), layer.parameters.scale.rows(), row, g),
+             layer.parameters.scale.data() + place, layer.parameters.first.data() + place,
              std::span(layer.fitted).subspan(at(place), at(kLanes)));
 }
 
@@ -104,7 +108,7 @@ void fit_static_groups(Layer& layer) {
   const int64_t N = layer.W.rows();
 #pragma omp parallel
   {
-    GroupFitter fitter(layer.scheme, layer.search);
+    GroupFitter fitter(layer.scheme, layer.search, layer.storable);
     Matrix turned;
     std::vector<float> importance;
 #pragma omp for schedule(dynamic)
@@ -127,7 +131,8 @@ void fit_static_groups(Layer& layer) {
 // Rows of a layer being solved together; one per thread.
 class Tile {
  public:
-  explicit Tile(Layer& layer) : layer_(layer), fitter_(layer.scheme, layer.search) {}
+  explicit Tile(Layer& layer)
+      : layer_(layer), fitter_(layer.scheme, layer.search, layer.storable) {}
 
   // Rows [row, row + rows) into codes U8 [N, K].
   void solve(int64_t row, int64_t rows, uint8_t* codes) {
@@ -284,6 +289,7 @@ Layer make_layer(const LinearProblem& problem, ConstMatrixRef H, const Factoriza
                  .group_of_place = std::vector<int32_t>(at(q.K)),
                  .group_places = std::vector<std::vector<int32_t>>(at(G)),
                  .importance = std::vector<float>(at(q.K)),
+                 .storable = StorableScales(q),
                  .parameters = {},
                  .fitted = {}};
   const std::vector<int32_t> group = group_of_columns(q);
@@ -327,7 +333,7 @@ int64_t store_parameters(const Layer& layer, const std::string& where, Quantized
       }
     }
   }
-  from_float(scales, q.scheme.scale->type, q.scale.values.mutable_bytes());
+  layer.storable.store(scales, q);
   return raised;
 }
 

@@ -15,8 +15,7 @@
 #include "quantizers/solvers/row_tile.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
-#include "src/tensor/convert.h"
-#include "src/tensor/dtype.h"
+#include "src/quantized/second_level.h"
 
 namespace nibble {
 namespace {
@@ -59,6 +58,7 @@ struct Layer {
   std::vector<int32_t> columns;  // [K]
   std::vector<float> inverse;    // [K] 1 / (H_kk + damping); 0 where that is 0
   std::vector<Panel> panels;     // by falling sum of H_kk
+  StorableScales storable;
 };
 
 double mass(ConstMatrixRef H, int64_t first, int64_t columns) {
@@ -111,7 +111,6 @@ class Tile {
     gradients_.resize(q_.K, rows);
     change_.resize(q_.K, rows);
     recent_.resize(q_.K, rows);
-    stored_.resize(at(rows) * at(dtype_bits(q_.scheme.scale->type)) / 8);
     load();
     const std::vector<Panel>& panels = layer_.panels;
     for (int sweep = 0; sweep < sweeps; ++sweep) {
@@ -228,7 +227,7 @@ class Tile {
     const Vector square = level.cwiseProduct(curvature_).colwise().sum();
     const Vector slope = level.cwiseProduct(gradient_).colwise().sum();
     const VectorMap scale(parameters_.scale.row(group.index).data() + row_, error_.cols());
-    const Vector moved = moved_scales(scale, slope, square);
+    const Vector moved = moved_scales(group.index, scale, slope, square);
     const Vector step = (moved - scale).eval();
     VectorMap(parameters_.scale.row(group.index).data() + row_, error_.cols()) = moved;
     for (int64_t k = 0; k < group.columns; ++k) {
@@ -237,24 +236,36 @@ class Tile {
     }
   }
 
-  // Rounded to the stored type; unchanged where the loss, -2 d c'r + d^2 c'Hc, would not fall.
-  Vector moved_scales(const VectorMap& scale, const Vector& slope, const Vector& square) {
+  // As they will read back; unchanged where the loss, -2 d c'r + d^2 c'Hc, would not fall.
+  Vector moved_scales(int64_t group, const VectorMap& scale, const Vector& slope,
+                      const Vector& square) const {
     Vector moved = scale;
     for (int64_t r = 0; r < used_; ++r) {
       if (!(square(r) > 0.f)) continue;
       const float ratio = 1.f + slope(r) / square(r) / scale(r);
       moved(r) = scale(r) * std::clamp(ratio, kSmallestStep, kLargestStep);
     }
-    const Dtype type = q_.scheme.scale->type;
-    from_float({moved.data(), at(moved.size())}, type, stored_);
-    to_float({.dtype = type, .shape = {moved.size()}, .bytes = stored_},
-             {moved.data(), at(moved.size())});
+    const std::vector<int64_t> blocks =
+        blocks_of_lanes(q_.N, parameters_.scale.rows(), row_, group, moved.size());
+    layer_.storable.round({moved.data(), at(moved.size())}, blocks);
+    const auto first = parameters_.first.row(group).segment(row_, moved.size());
     for (int64_t r = 0; r < moved.size(); ++r) {
       const float step = moved(r) - scale(r);
       const bool falls = 2.f * step * slope(r) - step * step * square(r) > 0.f;
-      if (!falls || !std::isfinite(moved(r)) || moved(r) == 0.f) moved(r) = scale(r);
+      if (!falls || !std::isfinite(moved(r)) || moved(r) == 0.f ||
+          !may_have(first(r), moved(r), blocks[at(r)])) {
+        moved(r) = scale(r);
+      }
     }
     return moved;
+  }
+
+  // Whether the block may keep its zero point with another scale.
+  bool may_have(float first, float scale, int64_t block) const {
+    if (!q_.scheme.zero) return true;
+    const ZeroRange range = layer_.storable.zero_range(scale, block);
+    const float zero = static_cast<float>(q_.scheme.grid.lowest) - first;
+    return zero >= range.smallest && zero <= range.largest;
   }
 
   void move_codes(const Group& group, const Chunk& chunk) {
@@ -318,7 +329,6 @@ class Tile {
   Matrix moved_;      // [columns of the group][rows] change of error_
   Matrix gradient_;   // [columns of the group][rows] (H + damping) e
   Matrix curvature_;  // [columns of the group][rows] (H + damping) c
-  std::vector<std::byte> stored_;
 };
 
 // layer.panels: by group_of_place, whose groups are runs.
@@ -356,7 +366,7 @@ void refine_layer(const Layer& layer, int sweeps, QuantizedLinear& q) {
   }
   const int64_t G = parameters.scale.rows();
   const Matrix scales = parameters.scale.leftCols(q.N).transpose();
-  from_float({scales.data(), at(q.N * G)}, q.scheme.scale->type, q.scale.values.mutable_bytes());
+  layer.storable.store({scales.data(), at(q.N * G)}, q);
 }
 
 }  // namespace
@@ -369,7 +379,7 @@ void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, Quan
   const bool scattered = !std::is_sorted(group.begin(), group.end());
   const auto amount = static_cast<float>(damping);
   if (!scattered) {
-    Layer layer = {W, H, amount, columns, {}, {}};
+    Layer layer = {W, H, amount, columns, {}, {}, StorableScales(q)};
     make_panels(layer, group);
     refine_layer(layer, sweeps, q);
     return;
@@ -382,7 +392,7 @@ void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, Quan
   for (int64_t i = 0; i < q.K; ++i) {
     for (int64_t j = 0; j < q.K; ++j) sorted(i, j) = H(columns[at(i)], columns[at(j)]);
   }
-  Layer layer = {W, sorted, amount, columns, {}, {}};
+  Layer layer = {W, sorted, amount, columns, {}, {}, StorableScales(q)};
   make_panels(layer, group);
   refine_layer(layer, sweeps, q);
 }

@@ -6,10 +6,10 @@
 // A sweep takes the groups by falling sum of H_kk (in panels of up to 512 columns, these likewise;
 // every second sweep takes the panels the other way round, which halves its work: a gradient then
 // lacks only the changes of panels on one side): scale, codes by falling H_kk, scale. Scales are
-// rounded to their stored type, kept within 0.3 and 3 times what they were, and left alone where
-// the loss would not fall. Zero points stay. Differs from solving for all scales of a row at once:
-// after two sweeps the losses are within 0.1 % of each other (bookworm-5m, W4 g128), and this needs
-// a third of the work.
+// rounded as they are stored, kept within 0.3 and 3 times what they were, and left alone where the
+// loss would not fall. Zero points and second levels stay. Differs from solving for all scales of a
+// row at once: after two sweeps the losses are within 0.1 % of each other (bookworm-5m, W4 g128),
+// and this needs a third of the work.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@
 
 namespace nibble {
 
-// q: integer codes with row-wise blocking and a plain float scale. H [K, K] both triangles;
+// q: integer codes with row-wise blocking and a scale. H [K, K] both triangles;
 // damping: added to the diagonal. The loss of no row rises (but for rounding in float).
 void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, QuantizedLinear& q);
 

@@ -11,6 +11,14 @@
 
 namespace nibble {
 
+std::vector<int64_t> blocks_of_lanes(int64_t N, int64_t G, int64_t row, int64_t g, int64_t lanes) {
+  std::vector<int64_t> blocks(static_cast<size_t>(lanes));
+  for (int64_t r = 0; r < lanes; ++r) {
+    blocks[static_cast<size_t>(r)] = std::min(row + r, N - 1) * G + g;
+  }
+  return blocks;
+}
+
 LaneParameters load_parameters(const QuantizedLinear& q) {
   const int64_t G = group_count(q.scheme.blocking, q.K);
   LaneParameters parameters = {Matrix::Ones(G, padded_rows(q.N)),

@@ -21,6 +21,11 @@ inline int64_t tile_rows(int64_t N) {
 
 inline int64_t padded_rows(int64_t N) { return (N + kLanes - 1) / kLanes * kLanes; }
 
+// Blocks of group g of rows [row, row + lanes) of N, with G groups; beyond the last, the last
+// row's.
+std::vector<int64_t> blocks_of_lanes(int64_t N, int64_t G, int64_t row, int64_t g,
+                                     int64_t lanes = kLanes);
+
 // Parameters of every group, rows in the lanes; 1 and 0 for rows beyond the last.
 struct LaneParameters {
   Matrix scale;  // [G, padded N]

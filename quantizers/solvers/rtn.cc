@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "quantizers/solvers/solver.h"
+#include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
@@ -24,8 +25,8 @@ SolverResult solve_rtn(const LinearProblem& problem) {
   if (grid.kind == Grid::Kind::kTable && problem.scheme.blocking.flattened) {
     return result_of(quantize_to_table(problem.W, problem.scheme, problem.where));
   }
-  if (problem.scheme.scale && problem.scheme.scale->second && problem.group_of_column.empty()) {
-    return result_of(quantize_double(problem.W, problem.scheme, problem.where));
+  if (is_llm_int8(problem.scheme)) {
+    return result_of(quantize_llm_int8(problem.W, problem.where));
   }
   const RangeRule& rule = problem.rule != nullptr ? *problem.rule : range_rules().front();
   return result_of(

@@ -22,19 +22,19 @@ size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 
 }  // namespace
 
-GroupFitter::GroupFitter(const Scheme& scheme, ScaleSearch search)
+GroupFitter::GroupFitter(const Scheme& scheme, ScaleSearch search, const StorableScales& storable)
     : scheme_(scheme),
       search_(search),
+      storable_(storable),
       candidates_(search == ScaleSearch::kMinMax ? 4 : kShrunk),
       low_(size_of(kLanes)),
       high_(size_of(kLanes)),
       fitted_(size_of(candidates_ * kLanes)),
       scale_(fitted_.size()),
       first_(fitted_.size()),
-      error_(fitted_.size()),
-      stored_(fitted_.size() * size_of(dtype_bits(scheme.scale->type)) / 8) {}
+      error_(fitted_.size()) {}
 
-void GroupFitter::list_candidates() {
+void GroupFitter::list_candidates(std::span<const int64_t> blocks) {
   const auto steps = static_cast<float>((1 << scheme_.grid.bits) - 1);
   const bool symmetric = scheme_.symmetric();
   const bool searches = search_ != ScaleSearch::kMinMax;
@@ -47,27 +47,25 @@ void GroupFitter::list_candidates() {
       fitted_[size_of(c * kLanes + r)] = low == 0.f && high == 0.f ? 1.f : fitted;
     }
   }
-  const Dtype type = scheme_.scale->type;
-  from_float(fitted_, type, stored_);
-  const auto count = static_cast<int64_t>(scale_.size());
-  to_float({.dtype = type, .shape = {count}, .bytes = stored_}, scale_);
-  const float smallest = smallest_positive(type);
+  scale_ = fitted_;
+  storable_.round(scale_, blocks);
   for (int64_t c = 0; c < candidates_; ++c) {
     const float p = searches ? 1.f - static_cast<float>(c) / 100.f : 1.f;
     for (int64_t r = 0; r < kLanes; ++r) {
       const size_t at = size_of(c * kLanes + r);
-      if (scale_[at] == 0.f) scale_[at] = smallest;
+      if (scale_[at] == 0.f) scale_[at] = smallest_positive(scheme_.scale->type);
       const float zero = std::nearbyint(-(low_[size_of(r)] * p) / scale_[at]);
       const auto lowest = static_cast<float>(scheme_.grid.lowest);
-      first_[at] = symmetric ? lowest : lowest - std::clamp(zero, 0.f, steps);
+      const ZeroRange range = storable_.zero_range(scale_[at], blocks[size_of(r)]);
+      first_[at] = symmetric ? lowest : lowest - std::clamp(zero, range.smallest, range.largest);
     }
   }
 }
 
 void GroupFitter::choose(float* scale, float* first, std::span<Row> rows) const {
   const Dtype type = scheme_.scale->type;
-  const float largest =
-      dtype_bits(type) > 8 ? std::numeric_limits<float>::infinity() : largest_finite(type);
+  const bool saturates = is_float(type) && dtype_bits(type) == 8;
+  const float largest = saturates ? largest_finite(type) : std::numeric_limits<float>::infinity();
   for (int64_t r = 0; r < kLanes; ++r) {
     int64_t best = -1;
     float least = std::numeric_limits<float>::infinity();
@@ -83,14 +81,15 @@ void GroupFitter::choose(float* scale, float* first, std::span<Row> rows) const 
     Row& row = rows[size_of(r)];
     row.failed = best < 0;
     const size_t at = size_of(std::max<int64_t>(best, 0) * kLanes + r);
-    row.raised = !row.failed && scale_[at] > fitted_[at] && scale_[at] == smallest_positive(type);
+    row.raised = !row.failed && fitted_[at] <= scale_[at] / 2.f;
     scale[r] = row.failed ? 1.f : scale_[at];
     first[r] = row.failed ? 0.f : first_[at];
   }
 }
 
 void GroupFitter::fit(std::span<const float* const> weights, std::span<const float> importance,
-                      float* scale, float* first, std::span<Row> rows) {
+                      std::span<const int64_t> blocks, float* scale, float* first,
+                      std::span<Row> rows) {
   std::fill(low_.begin(), low_.end(), 0.f);
   std::fill(high_.begin(), high_.end(), 0.f);
   for (const float* column : weights) {
@@ -99,7 +98,7 @@ void GroupFitter::fit(std::span<const float* const> weights, std::span<const flo
       high_[r] = std::max(high_[r], column[r]);
     }
   }
-  list_candidates();
+  list_candidates(blocks);
   if (search_ != ScaleSearch::kMinMax) {
     lane_paths().back()->search_group(
         {.columns = static_cast<int64_t>(weights.size()),

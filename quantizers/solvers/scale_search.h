@@ -6,13 +6,13 @@
 // Source: the search of GPTQ's code (Frantar et al. 2022), with errors |w - q|^2.4, is kMse.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "quantizers/solvers/gptq_lanes.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 
 namespace nibble {
 
@@ -25,25 +25,27 @@ enum class ScaleSearch {
 // Fits groups of kLanes rows; owns the memory of its candidates, so one per thread.
 class GroupFitter {
  public:
-  // scheme: integer codes with a stored float scale and perhaps a zero point in U8.
-  GroupFitter(const Scheme& scheme, ScaleSearch search);
+  // scheme: integer codes with a scale and perhaps a zero point in U8. storable: of the layer;
+  // must outlive the fitter.
+  GroupFitter(const Scheme& scheme, ScaleSearch search, const StorableScales& storable);
 
   struct Row {
     bool raised = false;  // the scale would have rounded to zero: took the smallest positive value
     bool failed = false;  // no candidate's scale is finite in its stored type
   };
 
-  // weights: per column, [kLanes]; importance: [columns] H_kk. scale, first (lowest level minus
-  // zero point): [kLanes], results. rows: [kLanes].
-  void fit(std::span<const float* const> weights, std::span<const float> importance, float* scale,
-           float* first, std::span<Row> rows);
+  // weights: per column, [kLanes]; importance: [columns] H_kk; blocks: [kLanes] what the lanes are
+  // of. scale, first (lowest level minus zero point): [kLanes], results. rows: [kLanes].
+  void fit(std::span<const float* const> weights, std::span<const float> importance,
+           std::span<const int64_t> blocks, float* scale, float* first, std::span<Row> rows);
 
  private:
-  void list_candidates();
+  void list_candidates(std::span<const int64_t> blocks);
   void choose(float* scale, float* first, std::span<Row> rows) const;
 
   Scheme scheme_;
   ScaleSearch search_;
+  const StorableScales& storable_;
   int64_t candidates_;         // a multiple of 4
   std::vector<float> low_;     // [kLanes] smallest weight or 0
   std::vector<float> high_;    // [kLanes] largest weight or 0
@@ -51,7 +53,6 @@ class GroupFitter {
   std::vector<float> scale_;   // [candidates][kLanes] as stored
   std::vector<float> first_;   // [candidates][kLanes]
   std::vector<float> error_;   // [candidates][kLanes]
-  std::vector<std::byte> stored_;
 };
 
 }  // namespace nibble

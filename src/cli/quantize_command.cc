@@ -199,10 +199,8 @@ void declare_calibration(CLI::App& command, QuantizeArguments& typed) {
   command.add_option("--stats", typed.recipe.statistics,
                      "statistics of 'nibble calibrate' instead of a dataset");
   command
-      .add_option(
-          "--correct-past", typed.recipe.correct_past,
-          "share of the quantized past's error to make good (default: 0.8; 0 with quantized "
-          "activations)")
+      .add_option("--correct-past", typed.recipe.correct_past,
+                  "share of the quantized past's error to make good (default: 0.8; 0 for w8a8)")
       ->check(CLI::Range(0.0, 1.0));
   command.add_flag("--true-sequential,!--no-true-sequential", typed.recipe.true_sequential,
                    "statistics again after each group of layers of a block");
@@ -224,7 +222,7 @@ void declare_gptq(CLI::App& command, QuantizeArguments& typed) {
       ->capture_default_str();
   command
       .add_option("--sweeps", typed.recipe.sweeps,
-                  "gptq: rounds of refinement (default: 2; 0 with quantized activations)")
+                  "gptq: rounds of refinement (default: 2; 0 for w8a8)")
       ->check(CLI::Range(0, 100));
 }
 

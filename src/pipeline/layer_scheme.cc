@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "src/quantized/codebooks.h"
+#include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/error.h"
 
 namespace nibble {
@@ -88,7 +90,30 @@ Scheme make_static_w8a8(const SchemeChoice& choice, Dtype scale_type) {
   return make_w8a8(choice, scale_type, false);
 }
 
-constexpr std::array<NamedScheme, 12> kSchemes = {{
+// Scales have types of their own.
+Scheme make_w4a8(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  refuse_double_quant(choice, choice.name);
+  if (choice.bits.value_or(4) != 4 || choice.symmetric.value_or(false)) {
+    throw Error("scheme", choice.name + " has asymmetric weights of 4 bits in groups",
+                "leave out bits and symmetry; -g sets the group (default: 128)");
+  }
+  Scheme scheme = progressive_scheme(checked_group(choice.group_size.value_or(kDefaultGroup)));
+  scheme.activations = ActivationScheme{};
+  return scheme;
+}
+
+// Scales in F32.
+Scheme make_llm_int8(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  refuse_double_quant(choice, choice.name);
+  const bool groups = choice.group_size && *choice.group_size != -1;
+  if (groups || choice.bits.value_or(8) != 8 || !choice.symmetric.value_or(true)) {
+    throw Error("scheme", choice.name + " has symmetric weights of 8 bits by channel",
+                "leave out bits, group size and symmetry");
+  }
+  return llm_int8_scheme();
+}
+
+constexpr std::array<NamedScheme, 14> kSchemes = {{
     {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
     {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
     {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
@@ -100,8 +125,12 @@ constexpr std::array<NamedScheme, 12> kSchemes = {{
      "compressed-tensors", make_dynamic_w8a8},
     {"w8a8-static", "the same, with one activation scale a layer from calibration",
      "compressed-tensors", make_static_w8a8},
+    {"w4a8", "progressive groups: 4 bits within 8 by channel, activations as w8a8", "nibble",
+     make_w4a8},
     {"nf4", "4 bits, levels of a normal distribution, blocks of 64", "bitsandbytes", make_nf4},
     {"fp4", "4 bits, bitsandbytes' floating point, blocks of 64", "bitsandbytes", make_fp4},
+    {"llm-int8", "8 bits by channel as bitsandbytes' load_in_8bit, activations as they are",
+     "bitsandbytes", make_llm_int8},
     {"kmeans", "codebooks of 2^bits levels, one a row or group", "nibble", make_kmeans},
 }};
 

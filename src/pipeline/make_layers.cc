@@ -50,6 +50,9 @@ bool guards(const Recipe& recipe, const Plan& plan) {
   });
 }
 
+// The error is then that of the activations as much as of the weights.
+bool is_w8a8(const Scheme& scheme) { return scheme.activations && scheme.grid.bits == 8; }
+
 constexpr int64_t kRows = 128;  // per task
 
 // sum of a * b, in double.
@@ -263,7 +266,7 @@ class LayerMaker::State {
   }
 
   double past_share(const PlannedModule& module) const {
-    return plan_.recipe.past_share(module.target.scheme->activations.has_value());
+    return plan_.recipe.past_share(is_w8a8(*module.target.scheme));
   }
 
   const RangeMethodRow& activation_range() const {
@@ -316,10 +319,10 @@ class LayerMaker::State {
   SolvedLayer solve(const Solver& solver, const PlannedModule& module, const Matrix& W,
                     const LayerInputs& inputs) const {
     LinearProblem problem{.W = W, .scheme = *module.target.scheme, .where = module.target.name};
-    const bool weight_only = !problem.scheme.activations.has_value();
     problem.scheme.activations.reset();
     SolverOptions options = options_;
-    options.gptq.sweeps = plan_.recipe.sweeps.value_or(weight_only ? options.gptq.sweeps : 0);
+    options.gptq.sweeps =
+        plan_.recipe.sweeps.value_or(is_w8a8(*module.target.scheme) ? 0 : options.gptq.sweeps);
     SolvedLayer solved = solver.solve(problem, inputs, options);
     solved.result.q.scheme.activations = module.target.scheme->activations;
     return solved;

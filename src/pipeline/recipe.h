@@ -49,11 +49,11 @@ struct Recipe {
   std::filesystem::path overlap;     // evaluation data to compare the windows with; empty: none
   std::filesystem::path statistics;  // of `nibble calibrate`, instead of a dataset; empty: none
   GptqOptions gptq;
-  std::optional<int> sweeps;  // of gptq; none: 2, and 0 with quantized activations
+  std::optional<int> sweeps;  // of gptq; none: 2, and 0 with 8-bit weights and activations
   TransformOptions transform_options;
   bool awq_block_search = false;  // awq scores on the block's output, not on the Hessian
-  // Share of the quantized past's error that is made good, 0..1; none: 0.8, and 0 with quantized
-  // activations, whose rounding it takes for an error that weights can mend.
+  // Share of the quantized past's error that is made good, 0..1; none: 0.8, and 0 with 8-bit
+  // weights and activations, whose rounding it takes for an error that weights can mend.
   std::optional<double> correct_past;
   std::optional<std::string> activation_range;  // of static activations, a row of range_methods();
                                                 // none: mse
@@ -62,9 +62,7 @@ struct Recipe {
   std::optional<bool> guard;    // keep round to nearest where it is better on held-out windows;
                                 // none: at 3 bits and fewer
 
-  double past_share(bool has_quantized_activations) const {
-    return correct_past.value_or(has_quantized_activations ? 0. : 0.8);
-  }
+  double past_share(bool is_w8a8) const { return correct_past.value_or(is_w8a8 ? 0. : 0.8); }
   bool is_calibrated() const { return !calibration.dataset.empty() || !statistics.empty(); }
 };
 

@@ -17,6 +17,7 @@
 #include "src/quantized/range_rule.h"
 #include "src/quantized/round_paths.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
@@ -73,18 +74,17 @@ FitCount fit_together(const Fit& fit, const float* weights, std::span<const Run>
   const auto first = static_cast<size_t>(runs[0].block);
   const std::span<std::byte> place = fit.scales.subspan(first * width, runs.size() * width);
   std::array<float, kTogether> scales;
-  std::array<float, kTogether> minimums;
   for (size_t r = 0; r < runs.size(); ++r) {
     const std::span<const float> run(weights + runs[r].first, weights + runs[r].end);
     const BlockParameters found = fit.rule.fit(run, extremes[r], grid, fit.scheme.symmetric());
     scales[r] = blocks[r].fitted = found.scale;
-    minimums[r] = found.minimum;
+    blocks[r].minimum = found.minimum;
+    blocks[r].is_zero = extremes[r].smallest == 0.f && extremes[r].largest == 0.f;
   }
   store(std::span(scales).first(runs.size()), type, place);
   FitCount count;
   for (size_t r = 0; r < runs.size(); ++r) {
-    const bool has_weight = extremes[r].smallest != 0.f || extremes[r].largest != 0.f;
-    if (scales[r] == 0.f && has_weight) {
+    if (scales[r] == 0.f && !blocks[r].is_zero) {
       scales[r] = std::copysign(smallest_positive(type), blocks[r].fitted);
       store({&scales[r], 1}, type, place.subspan(r * width, width));
       ++count.raised;
@@ -95,7 +95,7 @@ FitCount fit_together(const Fit& fit, const float* weights, std::span<const Run>
     }
     blocks[r].scale = scales[r];
     if (fit.zeros.empty()) continue;
-    blocks[r].zero = std::clamp(fit.rule.zero(minimums[r], scales[r]), 0.f, highest);
+    blocks[r].zero = std::clamp(fit.rule.zero(blocks[r].minimum, scales[r]), 0.f, highest);
     fit.zeros[first + r] = static_cast<uint8_t>(blocks[r].zero);
   }
   return count;
@@ -162,10 +162,19 @@ std::span<const float> gather_block(ConstMatrixRef W, const Blocking& blocking,
 
 void check_fittable(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
                     const std::string& where) {
-  const bool plain_scale = scheme.scale && is_float(scheme.scale->type) && !scheme.scale->second;
-  if (scheme.grid.kind != Grid::Kind::kInteger || !plain_scale || scheme.minimum) {
-    throw Error(where, "range rules are for integer codes with one stored float scale, not for " +
-                           describe(scheme));
+  const bool has_second = scheme.scale && scheme.scale->second;
+  const bool has_scale = has_second || (scheme.scale && is_float(scheme.scale->type));
+  if (scheme.grid.kind != Grid::Kind::kInteger || !has_scale || scheme.minimum) {
+    throw Error(where,
+                "range rules are for integer codes with one scale, not for " + describe(scheme));
+  }
+  if (has_second) {
+    const std::string reason = second_level_refusal(scheme);
+    if (!reason.empty()) throw Error(where, describe(scheme) + ": " + reason);
+    if (&rule != &range_rules().front()) {
+      throw Error(where, "range rule '" + std::string(rule.name) + "' with scales of scales",
+                  "choose the rule 'nibble', whose scales are positive");
+    }
   }
   if (scheme.zero) {
     const Parameter& zero = *scheme.zero;

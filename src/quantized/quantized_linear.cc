@@ -12,6 +12,7 @@
 #include "src/quantized/blocks.h"
 #include "src/quantized/round_paths.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/matrix.h"
@@ -45,17 +46,6 @@ float stored_value(const Tensor& tensor, int64_t index) {
   return value;
 }
 
-// Which second-level value parameter `index` of `blocks` uses.
-int64_t second_index(const SecondLevel& second, int64_t index, int64_t blocks, int64_t N) {
-  if (second.block == kAll) return 0;
-  return index / (second.block == kOneRow ? std::max<int64_t>(blocks / N, 1) : second.block);
-}
-
-float apply_second(const SecondLevel& level, float value, float second, float offset) {
-  const float product = level.divides ? value / second : value * second;
-  return level.has_offset ? product + offset : product;
-}
-
 std::vector<float> values_of(const std::optional<Parameter>& parameter,
                              const ParameterValues& values, int64_t N) {
   if (!parameter) return {};
@@ -71,7 +61,7 @@ std::vector<float> values_of(const std::optional<Parameter>& parameter,
     for (int64_t i = 0; i < blocks; ++i) {
       float& value = result[static_cast<size_t>(i)];
       const auto at = static_cast<size_t>(second_index(*parameter->second, i, blocks, N));
-      value = apply_second(*parameter->second, value, second[at], values.offset);
+      value = second_level_value(*parameter->second, value, second[at], values.offset);
     }
   }
   return result;
@@ -158,7 +148,7 @@ float parameter_value(const Parameter& parameter, const ParameterValues& values,
   const int64_t blocks = values.values.elements();
   const float second =
       stored_value(values.second, second_index(*parameter.second, index, blocks, N));
-  return apply_second(*parameter.second, value, second, values.offset);
+  return second_level_value(*parameter.second, value, second, values.offset);
 }
 
 BlockParameters block_parameters(const QuantizedLinear& q, int64_t n, int64_t k) {

@@ -25,6 +25,8 @@ struct FittedBlock {
   float fitted = 1.f;  // the scale before it was rounded to its stored type
   float scale = 1.f;   // as stored
   float zero = 0.f;
+  float minimum = 0.f;  // as fitted
+  bool is_zero = true;  // all its weights are
 };
 
 struct RangeRule {
@@ -55,10 +57,11 @@ struct ScaleRounding {
   int64_t raised_to_smallest = 0;  // would have rounded to zero: took the smallest positive value
 };
 
-// Fits every block of W, rounds the scales to their stored type FIRST, then computes zero points
-// with the stored scale. Returns a QuantizedLinear whose codes are not chosen yet. Throws
-// Error(where, ...) naming the place for NaN or infinity in W and for a scale infinite in its
-// stored type. For integer grids without a second level; group_of_column as in QuantizedLinear.
+// Fits every block of W, rounds the scales to their stored type FIRST (with a second level, all
+// together: src/quantized/second_level.h), then computes zero points with the stored scale. Returns
+// a QuantizedLinear whose codes are not chosen yet. Throws Error(where, ...) naming the place for
+// NaN or infinity in W and for a scale infinite in its stored type. For integer grids;
+// group_of_column as in QuantizedLinear.
 QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
                                const std::vector<int32_t>& group_of_column,
                                const std::string& where, ScaleRounding* rounding);
@@ -69,10 +72,13 @@ QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const Ran
 // error |W - dequantize(q)| / |W| in the Frobenius norm, summed in double.
 double round_to_nearest(ConstMatrixRef W, QuantizedLinear& q);
 
+// |W - dequantize(q)| / |W|, Frobenius norm, summed in double.
+double relative_error(ConstMatrixRef W, const QuantizedLinear& q);
+
 struct RoundedLinear {
   QuantizedLinear q;
   ScaleRounding rounding;
-  double weight_error = 0.;  // |W - dequantize(q)| / |W|, Frobenius norm
+  double weight_error = 0.;  // relative_error(W, q)
 };
 
 // fit_parameters and the rule's rounding in one pass over W.

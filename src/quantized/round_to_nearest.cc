@@ -18,6 +18,7 @@
 #include "src/quantized/range_rule.h"
 #include "src/quantized/round_paths.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"
@@ -166,6 +167,7 @@ struct Job {
   const std::vector<FittedBlock>& blocks;  // without fit, the parameters of every block
   ChooseCodes choose;                      // null: round to nearest
   bool chooses_codes;
+  FittedBlock* fitted = nullptr;  // [blocks] that `fit` has fitted, if they are wanted
 };
 
 FitCount process_row(const Job& job, Row& row, RowSums& sums) {
@@ -173,6 +175,9 @@ FitCount process_row(const Job& job, Row& row, RowSums& sums) {
   if (job.fit != nullptr) {
     round_paths().back()->extremes(row.weights, row.runs, row.extremes.data());
     count = fit_runs(*job.fit, row.weights, row.runs, row.extremes.data(), row.blocks.data());
+    if (job.fitted != nullptr) {
+      std::copy(row.blocks.begin(), row.blocks.end(), job.fitted + row.runs[0].block);
+    }
   } else {
     for (size_t r = 0; r < row.runs.size(); ++r) {
       row.blocks[r] = job.blocks[static_cast<size_t>(row.runs[r].block)];
@@ -205,6 +210,48 @@ FitCount process_rows(const Job& job, std::span<uint8_t> codes, ErrorSum& errors
   return total;
 }
 
+// Fits scales in F32, stores them with their second level, and chooses zero points for what reads
+// back, which the blocks returned have.
+std::vector<FittedBlock> fit_two_levels(ConstMatrixRef W, const RangeRule& rule,
+                                        const std::string& where, RoundedLinear& result) {
+  QuantizedLinear& q = result.q;
+  Scheme plain = q.scheme;
+  plain.scale = Parameter{.type = Dtype::kF32, .bits = 32};
+  std::vector<FittedBlock> blocks(static_cast<size_t>(block_count(plain.blocking, q.N, q.K)));
+  std::vector<float> scales(blocks.size());
+  const Fit fit = {rule, plain, std::as_writable_bytes(std::span(scales)), {}};
+  ErrorSum errors(q.N);
+  const Job job = {W,
+                   q,
+                   column_order(q.group_of_column, group_count(plain.blocking, q.K)),
+                   &fit,
+                   blocks,
+                   nullptr,
+                   false,
+                   blocks.data()};
+  const FitCount count = process_rows(job, q.codes.mutable_values<uint8_t>(), errors);
+  if (count.failed != kNoBlock) fail(W, plain, count.failed, where);
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    if (blocks[b].is_zero) scales[b] = 0.f;
+  }
+  fit_second_level(W, scales, q, where);
+  const StorableScales storable(q);
+  std::vector<int64_t> order(blocks.size());
+  std::iota(order.begin(), order.end(), 0);
+  storable.round(scales, order);
+  storable.store(scales, q);
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    FittedBlock& block = blocks[b];
+    block.scale = scales[b];
+    if (!block.is_zero && block.fitted <= block.scale / 2.f) ++result.rounding.raised_to_smallest;
+    if (!q.scheme.zero) continue;
+    const ZeroRange range = storable.zero_range(block.scale, order[b]);
+    block.zero = std::clamp(rule.zero(block.minimum, block.scale), range.smallest, range.largest);
+    q.zero.values.mutable_values<uint8_t>()[b] = static_cast<uint8_t>(block.zero);
+  }
+  return blocks;
+}
+
 RoundedLinear fit_and_round(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
                             const std::vector<int32_t>& group_of_column, const std::string& where,
                             bool chooses_codes) {
@@ -215,17 +262,22 @@ RoundedLinear fit_and_round(ConstMatrixRef W, const Scheme& scheme, const RangeR
   const Fit fit = {rule, scheme, q.scale.values.mutable_bytes(),
                    scheme.zero ? q.zero.values.mutable_values<uint8_t>() : std::span<uint8_t>()};
   ColumnOrder order = column_order(group_of_column, group_count(scheme.blocking, q.K));
-  const bool by_rows = scheme.blocking.rows == 1 && !scheme.blocking.flattened;
+  const bool has_second = scheme.scale->second.has_value();
+  const bool by_rows = scheme.blocking.rows == 1 && !scheme.blocking.flattened && !has_second;
   FitCount count;
   std::vector<FittedBlock> blocks;
-  if (!by_rows) count = fit_blocks(fit, W, order, blocks);
+  if (has_second) {
+    blocks = fit_two_levels(W, rule, where, result);
+  } else if (!by_rows) {
+    count = fit_blocks(fit, W, order, blocks);
+  }
   if (count.failed != kNoBlock) fail(W, scheme, count.failed, where);
   const Job job = {W,      q,          std::move(order), by_rows ? &fit : nullptr,
                    blocks, rule.codes, chooses_codes};
   ErrorSum errors(q.N);
   count.add(process_rows(job, q.codes.mutable_values<uint8_t>(), errors));
   if (count.failed != kNoBlock) fail(W, scheme, count.failed, where);
-  result.rounding.raised_to_smallest = count.raised;
+  result.rounding.raised_to_smallest += count.raised;
   result.weight_error = errors.relative();
   return result;
 }
@@ -268,6 +320,17 @@ void round_generally(ConstMatrixRef W, const QuantizedLinear& q, std::span<uint8
 }
 
 }  // namespace
+
+double relative_error(ConstMatrixRef W, const QuantizedLinear& q) {
+  const Matrix V = dequantize(q);
+  double error = 0;
+  double square = 0;
+  for (int64_t n = 0; n < W.rows(); ++n) {
+    error += (W.row(n) - V.row(n)).cast<double>().squaredNorm();
+    square += W.row(n).cast<double>().squaredNorm();
+  }
+  return square == 0 ? 0 : std::sqrt(error / square);
+}
 
 QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
                                const std::vector<int32_t>& group_of_column,

@@ -62,8 +62,14 @@ std::string describe_activations(const ActivationScheme& activations) {
          (activations.symmetric ? "" : " asymmetric") + " activations";
 }
 
-bool has_second_level(const std::optional<Parameter>& parameter) {
-  return parameter && parameter->second.has_value();
+std::string describe_second_level(const Scheme& scheme) {
+  for (const auto* parameter : {&scheme.scale, &scheme.zero, &scheme.minimum}) {
+    if (!*parameter || !(*parameter)->second) continue;
+    const int64_t block = (*parameter)->second->block;
+    if (block == kAll && scheme.blocking.columns == kAll) continue;  // a factor of all scales
+    return block == kOneRow ? ", two-level" : ", double-quantized";
+  }
+  return {};
 }
 
 }  // namespace
@@ -133,10 +139,7 @@ std::string describe(const Scheme& scheme) {
   if (grid.kind == Grid::Kind::kInteger) {
     text.append(scheme.symmetric() ? " symmetric" : " asymmetric");
   }
-  if (has_second_level(scheme.scale) || has_second_level(scheme.zero) ||
-      has_second_level(scheme.minimum)) {
-    text.append(", double-quantized");
-  }
+  text.append(describe_second_level(scheme));
   if (scheme.activations) text.append(", ").append(describe_activations(*scheme.activations));
   return text;
 }

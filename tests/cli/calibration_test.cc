@@ -101,6 +101,25 @@ TEST_F(Calibration, StaticActivationsEndWhereTheirHistogramSays) {
             std::string::npos);
 }
 
+// Schemes with scales of scales: rtn and gptq make them, the format nibble holds them, they run.
+TEST_F(Calibration, ScalesOfScalesAreMadeReadAndRun) {
+  const std::vector<std::vector<std::string>> schemes = {
+      {"--scheme", "w4a8", "-g", "32"}, {"--double-quant", "-f", "nibble", "-g", "32"}};
+  for (const auto& scheme : schemes) {
+    const Json rounded = quantize("rtn", joined(scheme, {"-m", "rtn"}));
+    EXPECT_EQ(rounded["format"], "nibble");
+    const Json solved = quantize("gptq", joined(joined(scheme, {"-m", "gptq"}), kWindows));
+    const auto kl = [&](const std::string& name) {
+      return run_json({"evaluate", path(name), "-d", kIds, "--seq-len", "16", "--reference",
+                       kTinyLlama})["kl_divergence"]
+          .get<double>();
+    };
+    EXPECT_LT(kl("rtn"), 0.4) << scheme[1];
+    EXPECT_LT(kl("gptq"), 0.5 * kl("rtn")) << scheme[1];
+    EXPECT_EQ(rounded["modules"][0]["scheme"], solved["modules"][0]["scheme"]);
+  }
+}
+
 TEST_F(Calibration, StatisticsGiveTheSameBytesEveryTimeAndWithAnyNumberOfThreads) {
   calibrate("one", {"--threads", "1"});
   calibrate("two", {"--threads", "2"});

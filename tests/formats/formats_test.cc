@@ -286,7 +286,7 @@ TEST(Formats, WhatIsNotReadYetIsNamed) {
     }
     return {};
   };
-  EXPECT_THAT(error_of(R"({"quant_method": "bitsandbytes", "load_in_8bit": true})"),
+  EXPECT_THAT(error_of(R"({"quant_method": "bitsandbytes"})"),
               HasSubstr("quant_method 'bitsandbytes': not read yet"));
   EXPECT_THAT(error_of(R"({"quant_method": "fp8"})"), HasSubstr("'fp8'"));
   EXPECT_THAT(error_of(R"({"quant_method": "compressed-tensors", "format": "float-quantized"})"),

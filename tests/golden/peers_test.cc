@@ -1,5 +1,5 @@
 // Checkpoints made by other programs decode to the weights those programs compute with, bit for bit
-// (tools/golden/peers_compressed_tensors.py, peers_gptqmodel.py).
+// (tools/golden/peers_bitsandbytes.py, peers_compressed_tensors.py, peers_gptqmodel.py).
 #include <gtest/gtest.h>
 #include <zlib.h>
 
@@ -31,7 +31,7 @@ struct Peer {
 
 std::vector<Peer> peers() {
   std::vector<Peer> all;
-  for (const char* file : {"peers_compressed_tensors", "peers_gptqmodel"}) {
+  for (const char* file : {"peers_bitsandbytes", "peers_compressed_tensors", "peers_gptqmodel"}) {
     const Json results = golden_results(file);
     for (const auto& item : results.items()) all.push_back({item.key(), item.value()});
   }

@@ -14,6 +14,7 @@
 #include "quantizers/solvers/rtn.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 
@@ -175,6 +176,27 @@ TEST_P(Int8Matmul, SimulationAgreesInFloat) {
   const Matrix simulated = simulate_activations(x, w.activations, w.input_scale, w.input_zero) *
                            dequantize(q).transpose();
   EXPECT_LE((y - simulated).norm(), 1e-5 * y.norm());
+}
+
+TEST(Int8Linear, ProgressiveGroupsRunOnTheirEightBitProducts) {
+  for (const auto& [T, N, K] : {std::tuple(1, 40, 64), std::tuple(130, 70, 257)}) {
+    QuantizedLinear q =
+        solve_rtn(
+            {.W = random_matrix(N, K, 3), .scheme = progressive_scheme(128), .where = "layer"})
+            .q;
+    q.scheme.activations = ActivationScheme{};
+    ASSERT_TRUE(can_run_int8(q));
+    const Matrix x = random_matrix(T, K, 4);
+    const Matrix expected = quantized_matmul_reference(x, q);
+    Matrix y(T, N);
+    int8_matmul(x, make_int8(q), y);
+    for (int64_t i = 0; i < y.size(); ++i) {
+      // As above: the integers of the weights are exact.
+      ASSERT_NEAR(y.data()[i], expected.data()[i], 4 * 0x1p-24 * std::abs(expected.data()[i]));
+    }
+    q.scale.values.mutable_values<int8_t>()[0] = 100;
+    EXPECT_FALSE(can_run_int8(q));
+  }
 }
 
 TEST(Int8Linear, OtherSchemesAreRefused) {

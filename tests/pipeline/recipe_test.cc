@@ -5,6 +5,8 @@
 #include <string>
 
 #include "src/pipeline/layer_scheme.h"
+#include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "tests/test_data.h"
@@ -128,6 +130,26 @@ TEST(SchemeChoice, ContradictionsAndUnknownNamesAreErrors) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("did you mean 'w4a16'?"), std::string::npos);
   }
+}
+
+TEST(SchemeChoice, W4a8HasProgressiveGroups) {
+  SchemeChoice choice;
+  choice.name = "w4a8";
+  Scheme expected = progressive_scheme(128);
+  expected.activations = ActivationScheme{};
+  EXPECT_EQ(make_scheme(choice, Dtype::kBF16), expected);
+  choice.group_size = 64;
+  EXPECT_EQ(make_scheme(choice, Dtype::kF16).blocking.columns, 64);
+  choice.symmetric = true;
+  EXPECT_THROW(make_scheme(choice, Dtype::kF16), Error);
+  choice = {};
+  choice.name = "w4a8";
+  choice.bits = 8;
+  EXPECT_THROW(make_scheme(choice, Dtype::kF16), Error);
+  choice = {};
+  choice.name = "w4a8";
+  choice.double_quant = true;
+  EXPECT_THROW(make_scheme(choice, Dtype::kF16), Error);
 }
 
 TEST(SchemeChoice, EveryNamedSchemeCanBeMade) {

@@ -1,16 +1,12 @@
-// NF4, FP4 and double quantization against bitsandbytes' own bytes (tests/golden/bitsandbytes.json,
-// tools/golden/bitsandbytes_reference.py).
+// NF4 and FP4: definitions and extremes. bitsandbytes' own bytes:
+// tests/formats/bitsandbytes_test.cc.
 #include "src/quantized/normal_float.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
 #include <limits>
-#include <nlohmann/json.hpp>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -19,95 +15,30 @@
 #include "src/quantized/scheme.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
-#include "tests/test_data.h"
 
 namespace nibble {
 namespace {
 
-using nlohmann::json;
-
-json golden() {
-  return json::parse(read_file(own_test_data().parent_path() / "golden" / "bitsandbytes.json"));
-}
-
-std::vector<uint8_t> bytes_of(const json& text) {
-  const auto digits = text.get<std::string>();
-  std::vector<uint8_t> bytes;
-  for (size_t i = 0; i < digits.size(); i += 2) {
-    bytes.push_back(static_cast<uint8_t>(std::stoi(digits.substr(i, 2), nullptr, 16)));
+// x with Phi(x) = p, by bisection.
+double normal_quantile(double p) {
+  double low = -8.;
+  double high = 8.;
+  for (int i = 0; i < 200; ++i) {
+    const double middle = (low + high) / 2.;
+    (std::erfc(-middle / std::sqrt(2.)) / 2. < p ? low : high) = middle;
   }
-  return bytes;
+  return low;
 }
 
-std::vector<float> floats_of(const json& text) {
-  const std::vector<uint8_t> bytes = bytes_of(text);
-  std::vector<float> values(bytes.size() / 4);
-  std::memcpy(values.data(), bytes.data(), bytes.size());
-  return values;
-}
-
-// As the generator makes them.
-Matrix weights(int64_t N, int64_t K) {
-  auto state = static_cast<uint32_t>(N + K);
-  Matrix W(N, K);
-  for (int64_t i = 0; i < W.size(); ++i) {
-    double total = 0;
-    for (int j = 0; j < 4; ++j) {
-      state = state * 1664525U + 1013904223U;
-      total += (state >> 8U) / 8388608. - 1;
-    }
-    W.data()[i] = static_cast<float>(total * (i % 37 == 0 ? 8 : 1) / 64);
-  }
-  return W;
-}
-
-TEST(NormalFloat, TablesAreThoseOfBitsandbytes) {
-  const json file = golden();
-  EXPECT_EQ(nf4_scheme(64, false).grid.table, floats_of(file["nf4"]));
-  EXPECT_EQ(fp4_scheme(64, false).grid.table, floats_of(file["fp4"]));
-  const std::span<const float> map = dynamic_map();
-  EXPECT_EQ(std::vector<float>(map.begin(), map.end()), floats_of(file["dynamic_map"]));
-}
-
-TEST(NormalFloat, BytesAreThoseOfBitsandbytes) {
-  const json file = golden();
-  for (const json& row : file["cases"]) {
-    const auto N = row["rows"].get<int64_t>();
-    const auto K = row["columns"].get<int64_t>();
-    const auto block = row["block"].get<int64_t>();
-    const bool nested = row["double"].get<bool>();
-    const Scheme scheme =
-        row["kind"] == "nf4" ? nf4_scheme(block, nested) : fp4_scheme(block, nested);
-    const std::string name =
-        describe(scheme) + " of " + std::to_string(N) + " x " + std::to_string(K);
-    const QuantizedLinear q = quantize_to_table(weights(N, K), scheme, "layer").q;
-    ASSERT_NO_THROW(check(q, "layer"));
-    const std::vector<uint8_t> packed = bytes_of(row["packed"]);
-    const auto codes = q.codes.values<uint8_t>();
-    for (size_t i = 0; i < packed.size(); ++i) {
-      ASSERT_EQ(codes[2 * i], packed[i] >> 4U) << name << ", weight " << 2 * i;
-      if (2 * i + 1 == codes.size()) continue;
-      ASSERT_EQ(codes[2 * i + 1], packed[i] & 15U) << name;
-    }
-    if (!nested) {
-      const auto scales = q.scale.values.values<float>();
-      EXPECT_EQ(std::vector<float>(scales.begin(), scales.end()), floats_of(row["absmax"])) << name;
-      continue;
-    }
-    // torch adds the scales up in vector lanes: the mean's last bits may differ, and with them
-    // every sum of it.
-    const auto offset = row["offset"].get<float>();
-    EXPECT_NEAR(q.scale.offset, offset, 4 * 0x1p-24 * offset) << name;
-    const std::vector<float> second = floats_of(row["nested_absmax"]);
-    for (size_t i = 0; i < second.size(); ++i) {
-      EXPECT_NEAR(q.scale.second.values<float>()[i], second[i], 8 * 0x1p-24 * offset) << name;
-    }
-    const std::vector<uint8_t> absmax = bytes_of(row["absmax"]);
-    const auto stored = q.scale.values.values<uint8_t>();
-    ASSERT_EQ(stored.size(), absmax.size());
-    size_t different = 0;
-    for (size_t i = 0; i < absmax.size(); ++i) different += stored[i] != absmax[i] ? 1 : 0;
-    EXPECT_EQ(different, 0U) << name;
+// Phi^-1 of 8 and 9 points from 1/2 to the authors' outermost quantile, which both halves share.
+TEST(NormalFloat, Nf4IsItsFormula) {
+  const double largest = 0.9677083;
+  const std::vector<float> table = nf4_scheme(64, false).grid.table;
+  for (int i = 0; i < 16; ++i) {
+    const double p =
+        i < 7 ? largest + (0.5 - largest) * i / 7. : 0.5 + (largest - 0.5) * (i - 7) / 8.;
+    const double expected = (i < 7 ? -1. : 1.) * normal_quantile(p) / normal_quantile(largest);
+    EXPECT_NEAR(table[static_cast<size_t>(i)], expected, 2e-7) << i;
   }
 }
 
@@ -115,22 +46,6 @@ TEST(NormalFloat, EffectiveBitsCountEverything) {
   EXPECT_DOUBLE_EQ(bits_per_weight(nf4_scheme(64, false), 1024, 1024), 4.5);
   EXPECT_NEAR(bits_per_weight(nf4_scheme(64, true), 1024, 1024), 4 + 8. / 64 + 32. / 64 / 256,
               1e-4);
-  const Scheme nested = double_quantized(integer_scheme(4, 64, false, Dtype::kF16));
-  EXPECT_NEAR(bits_per_weight(nested, 1024, 1024), 4 + (8. + 8.) / 64 + 32. / 64 / 256, 0.07);
-}
-
-TEST(NormalFloat, DoubleQuantizedIntegersAreNearlyAsGoodAsPlainOnes) {
-  const Matrix W = weights(96, 512);
-  for (const bool symmetric : {true, false}) {
-    const Scheme plain = integer_scheme(4, 64, symmetric, Dtype::kF16);
-    const double expected =
-        quantize_to_nearest(W, plain, range_rules().front(), {}, "layer").weight_error;
-    const RoundedLinear nested = quantize_double(W, double_quantized(plain), "layer");
-    ASSERT_NO_THROW(check(nested.q, "layer"));
-    EXPECT_LT(nested.weight_error, 1.03 * expected);
-    EXPECT_NEAR(nested.weight_error, (W - dequantize(nested.q)).norm() / W.norm(), 1e-6);
-    for (const float scale : float_parameters(nested.q).scale) EXPECT_GT(scale, 0.F);
-  }
 }
 
 TEST(NormalFloat, ZerosAndTinyWeightsAndNan) {

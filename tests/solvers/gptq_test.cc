@@ -22,6 +22,7 @@
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
@@ -142,6 +143,55 @@ TEST(Gptq, EqualsThePapersAlgorithmInFloat64) {
     for (size_t g = 0; g < row["row0_scales"].size(); ++g) {
       const double scale = row["row0_scales"][g].get<double>();
       EXPECT_NEAR(float_parameters(q).scale[g], scale, 1e-6 * scale) << name << ", group " << g;
+    }
+  }
+}
+
+// Codes are chosen for the scales that read back: the loss that the codes were chosen by is that of
+// the weights as they are read, so that refinement, which starts from those, only lowers it.
+TEST(Gptq, ScalesOfScalesAreFixedBeforeTheCodes) {
+  const Matrix H = random_hessian(600, 256, 21);
+  Matrix W = random_weights(70, 256, 22);
+  W.row(3).head(64).setZero();
+  for (const bool symmetric : {true, false}) {
+    const Scheme plain = integer_scheme(4, 64, symmetric, Dtype::kF16);
+    const Scheme scheme = double_quantized(plain);
+    for (const bool act_order : {true, false}) {
+      for (const bool static_groups : {true, false}) {
+        for (const ScaleSearch search : {ScaleSearch::kMinMax, ScaleSearch::kHessian}) {
+          GptqOptions options = {.act_order = act_order,
+                                 .static_groups = static_groups,
+                                 .search = search,
+                                 .sweeps = 0};
+          const QuantizedLinear without = gptq(W, H, scheme, options).solved.q;
+          const double reference = loss(W, gptq(W, H, plain, options).solved.q, H);
+          EXPECT_LE(loss(W, without, H), 1.05 * reference);
+          options.sweeps = 2;
+          const QuantizedLinear q = gptq(W, H, scheme, options).solved.q;
+          ASSERT_NO_THROW(check(q, "layer"));
+          EXPECT_LT(loss(W, q, H), loss(W, without, H));
+          EXPECT_EQ(q.scale.offset, without.scale.offset);
+          EXPECT_LE(loss(W, q, H), 1.05 * loss(W, gptq(W, H, plain, options).solved.q, H));
+        }
+      }
+    }
+  }
+}
+
+TEST(Gptq, ProgressiveGroupsStayEightBitIntegers) {
+  const Matrix H = random_hessian(600, 256, 23);
+  Matrix W = random_weights(70, 256, 24);
+  W(5, 7) = 3.F;
+  W(5, 8) = -3.F;
+  const Scheme scheme = progressive_scheme(128);
+  for (const bool static_groups : {true, false}) {
+    for (const ScaleSearch search : {ScaleSearch::kMinMax, ScaleSearch::kHessian}) {
+      const QuantizedLinear q =
+          gptq(W, H, scheme, {.static_groups = static_groups, .search = search}).solved.q;
+      ASSERT_NO_THROW(check(q, "layer"));
+      EXPECT_TRUE(fits_int8(q));
+      const SolverResult rtn = solve_rtn({.W = W, .scheme = scheme, .where = "layer"});
+      EXPECT_LT(loss(W, q, H), loss(W, rtn.q, H)) << static_groups;
     }
   }
 }
