@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <set>
 #include <span>
@@ -18,8 +19,10 @@
 #include "formats/gguf/blocks.h"
 #include "formats/gguf/types.h"
 #include "formats/json.h"
+#include "src/quantized/ggml_fit.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
@@ -109,6 +112,58 @@ TEST(GgufBlocksDecode, ToEveryBitOfTheReferencesFloats) {
     EXPECT_TRUE(std::ranges::equal(encode_blocks(*type, q, "golden").bytes(), bytes));
   }
   for (const GgmlScheme& row : ggml_schemes()) EXPECT_TRUE(seen.contains(std::string(row.name)));
+}
+
+// As tools/golden/gguf_quantizers.py makes them.
+Matrix quantizer_weights() {
+  Matrix W(4, 512);
+  uint32_t state = 7;
+  for (int64_t i = 0; i < W.size(); ++i) {
+    state = state * 1664525U + 1013904223U;
+    const float x = static_cast<float>(state >> 8) * 0x1p-23F - 1.F;
+    W.data()[i] = x * x * x;
+  }
+  W.row(1) = W.row(1).cwiseAbs().eval();
+  W.row(2).head(256).setZero();
+  W(2, 300) = -8.F;
+  W.row(3) *= 0x1p-12F;
+  return W;
+}
+
+class GgmlQuantizers : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(GgmlQuantizers, GiveTheBytesOfLlamaCpp) {
+  const GgmlScheme& scheme = *ggml_scheme(GetParam());
+  const Json results = golden_results("gguf_quantizers");
+  const auto numbers = from_hex(results.at(GetParam()).get<std::string>(), 2);
+  const Matrix W = quantizer_weights();
+  const RoundedLinear rounded = quantize_ggml(W, scheme, "layer");
+  const GgufType& type = *gguf_type(scheme.name);
+  const Tensor bytes = encode_blocks(type, rounded.q, "layer");
+  const auto got = bytes.values<uint8_t>();
+  ASSERT_EQ(got.size(), numbers.size());
+  const auto block = static_cast<size_t>(type.block_bytes);
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(got[i], numbers[i]) << "byte " << i % block << " of block " << i / block;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(AllTypes, GgmlQuantizers,
+                         ::testing::Values("q8_0", "q6_k", "q5_1", "q5_k", "q5_0", "q4_1", "q4_k",
+                                           "q4_0", "iq4_nl", "iq4_xs", "mxfp4", "q3_k", "q2_k"));
+
+TEST(GgmlQuantizers, RefuseWhatIsNotFinite) {
+  Matrix W = quantizer_weights();
+  W(1, 300) = std::numeric_limits<float>::quiet_NaN();
+  try {
+    quantize_ggml(W, *ggml_scheme("q4_k"), "layer");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("layer: NaN at row 1, column 300"));
+  }
+  W.setConstant(1e30F);
+  EXPECT_THROW(quantize_ggml(W, *ggml_scheme("q4_0"), "layer"), Error);
+  EXPECT_THROW(quantize_ggml(W.leftCols(48), *ggml_scheme("q4_0"), "layer"), Error);
 }
 
 TEST(GgufBlocksRows, EverySchemeHasItsTypeAndItsBits) {
