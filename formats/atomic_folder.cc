@@ -128,11 +128,47 @@ void OutputFile::sync() {
   if (::fsync(descriptor_) != 0) refuse(path_, "cannot be synced");
 }
 
+namespace {
+
+fs::path checked_file(const fs::path& target, bool replace) {
+  fs::path resolved = resolve(target);
+  if (!fs::is_directory(resolved.parent_path())) {
+    throw Error(resolved.string(), "its parent folder does not exist", "create it first");
+  }
+  if (!fs::exists(fs::symlink_status(resolved))) return resolved;
+  if (!fs::is_regular_file(resolved)) throw Error(resolved.string(), "exists and is not a file");
+  if (!replace) throw Error(resolved.string(), "exists already", "use --force to replace it");
+  return resolved;
+}
+
+fs::path partial_of(fs::path target) {
+  target += ".partial-" + std::to_string(::getpid());
+  return target;
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(const fs::path& target, bool replace)
+    : target_(checked_file(target, replace)), output_(partial_of(target_)) {}
+
+AtomicFile::~AtomicFile() {
+  std::error_code ignored;
+  if (open_) fs::remove(path(), ignored);
+}
+
+void AtomicFile::commit() {
+  output_.sync();
+  std::error_code error;
+  fs::rename(path(), target_, error);
+  if (error) throw Error(target_.string(), "cannot be given its name: " + error.message());
+  open_ = false;
+  sync_folder(target_.parent_path());
+}
+
 AtomicFolder::AtomicFolder(const fs::path& target, bool replace)
     : target_(resolve(target)), replace_(replace) {
   check_target(target_, replace_);
-  path_ = target_;
-  path_ += ".partial-" + std::to_string(::getpid());
+  path_ = partial_of(target_);
   create();
 }
 

@@ -1,5 +1,6 @@
-// AtomicFolder: a folder that appears under its name whole, or not at all. Owns a temporary folder
-// beside the target, "<name>.partial-<pid>", which commit renames and the destructor removes.
+// AtomicFolder and AtomicFile: what appears under its name whole, or not at all. They own a
+// temporary folder or file beside the target, "<name>.partial-<pid>", which commit renames and the
+// destructor removes.
 #pragma once
 
 #include <filesystem>
@@ -30,6 +31,29 @@ class OutputFile {
  private:
   std::filesystem::path path_;
   int descriptor_ = -1;
+};
+
+class AtomicFile {
+ public:
+  // Throws Error when the target exists and is not to be replaced or is no regular file, and when
+  // its parent cannot be written.
+  AtomicFile(const std::filesystem::path& target, bool replace);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  const std::filesystem::path& target() const { return target_; }
+  // Where the file is until commit.
+  const std::filesystem::path& path() const { return output_.path(); }
+  OutputFile& output() { return output_; }
+
+  // Syncs and renames. Throws Error; the target is then as it was.
+  void commit();
+
+ private:
+  std::filesystem::path target_;
+  OutputFile output_;
+  bool open_ = true;
 };
 
 class AtomicFolder {

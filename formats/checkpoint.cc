@@ -59,8 +59,8 @@ std::vector<fs::path> files_in(const fs::path& folder) {
 }
 
 [[noreturn]] void refuse_gguf(const fs::path& file) {
-  throw Error(file.string(), "gguf files are not supported as input yet",
-              "supported: a folder with config.json and safetensors files, or a .safetensors file");
+  throw Error(file.string(), "a GGUF file, where a folder is needed",
+              "give the path of the file itself, to a command that reads models");
 }
 
 [[noreturn]] void refuse_pickle(const fs::path& file, const std::string& found) {
@@ -211,6 +211,23 @@ Checkpoint Checkpoint::open(const fs::path& folder) try {
   throw Error(error.path1().string(), error.code().message(), "is it readable?");
 }
 
+Checkpoint Checkpoint::made_of(const fs::path& file, Json config, std::vector<TensorSource> tensors,
+                               std::vector<SideFile> side_files) {
+  Checkpoint checkpoint;
+  checkpoint.folder_ = file;
+  checkpoint.quantization_config_ = find_quantization_config(file, config);
+  checkpoint.config_ = std::move(config);
+  for (TensorSource& source : tensors) {
+    const std::string name = source.stored.info.name;
+    if (!checkpoint.tensors_.emplace(name, source.stored).second) {
+      throw Error(file.string() + ": tensor '" + name + "'", "is there twice");
+    }
+    checkpoint.sources_.emplace(name, std::move(source));
+  }
+  checkpoint.made_files_ = std::move(side_files);
+  return checkpoint;
+}
+
 void Checkpoint::add(std::shared_ptr<const SafetensorsFile> file) {
   for (const SafetensorsEntry& entry : file->header().entries) {
     const auto [place, is_new] =
@@ -237,17 +254,24 @@ const StoredTensor& Checkpoint::info(const std::string& name) const {
 
 Tensor Checkpoint::tensor(const std::string& name) const {
   const StoredTensor& stored = info(name);
+  if (const auto source = sources_.find(name); source != sources_.end()) {
+    return source->second.load();
+  }
   const auto& file = files_.at(stored.file);
   return Tensor::borrow({stored.info.dtype, stored.info.shape, file->bytes(*file->find(name))},
                         file);
 }
 
 void Checkpoint::release(const std::string& name) const {
+  if (const auto source = sources_.find(name); source != sources_.end()) {
+    return source->second.release();
+  }
   const auto& file = files_.at(info(name).file);
   file->release(*file->find(name));
 }
 
 std::vector<fs::path> Checkpoint::side_files() const {
+  if (!fs::is_directory(folder_)) return {};
   std::vector<fs::path> files = files_in(folder_);
   std::erase_if(files, [](const fs::path& file) {
     const std::string name = file.filename().string();

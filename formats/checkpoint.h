@@ -1,10 +1,12 @@
 // Checkpoint: a model folder in Hugging Face layout, opened for reading. Tensors are mapped, not
-// read; a tensor's bytes come from the file when they are touched.
+// read; a tensor's bytes come from the file when they are touched. Models in other containers
+// present themselves as one: src/model/open_checkpoint.h.
 //
 // The writer is formats/checkpoint_writer.h; the file format is formats/safetensors.h.
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -21,6 +23,19 @@ struct StoredTensor {
   std::filesystem::path file;
 };
 
+// A tensor that another container holds, or that is made when it is asked for.
+struct TensorSource {
+  StoredTensor stored;
+  std::function<Tensor()> load;
+  std::function<void()> release;
+};
+
+// A file beside the weights, as it would stand in the folder.
+struct SideFile {
+  std::string name;
+  std::string bytes;
+};
+
 class SafetensorsFile;
 
 class Checkpoint {
@@ -31,6 +46,11 @@ class Checkpoint {
   // either direction, for a missing shard, a name in two shards, a path that leaves the folder, and
   // for two weight files that compete.
   static Checkpoint open(const std::filesystem::path& folder);
+
+  // A model in another container. file: what folder() is then. Throws Error for a name that comes
+  // twice.
+  static Checkpoint made_of(const std::filesystem::path& file, Json config,
+                            std::vector<TensorSource> tensors, std::vector<SideFile> side_files);
 
   const std::filesystem::path& folder() const { return folder_; }
   const Json& config() const { return config_; }
@@ -53,6 +73,8 @@ class Checkpoint {
   // Everything else in the folder that a copy of the model needs: tokenizer, generation config,
   // licence; not weights, not an index, not config.json, not a quantization config, no folders.
   std::vector<std::filesystem::path> side_files() const;
+  // Such files of a model in another container, made from what that says.
+  const std::vector<SideFile>& made_files() const { return made_files_; }
   int64_t bytes() const;  // of all tensors
 
  private:
@@ -64,6 +86,8 @@ class Checkpoint {
   std::map<std::string, StoredTensor> tensors_;
   std::map<std::string, std::string> metadata_;
   std::map<std::filesystem::path, std::shared_ptr<const SafetensorsFile>> files_;
+  std::map<std::string, TensorSource> sources_;  // of the tensors that are in none of files_
+  std::vector<SideFile> made_files_;
 };
 
 }  // namespace nibble

@@ -1,13 +1,6 @@
 #include "formats/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <bit>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -18,7 +11,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -30,8 +22,6 @@
 
 namespace nibble {
 namespace {
-
-static_assert(std::endian::native == std::endian::little, "tensors are mapped as they are stored");
 
 constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the reference reader's limit
@@ -181,47 +171,6 @@ void check_contiguous(const std::vector<SafetensorsEntry>& entries, int64_t data
   }
 }
 
-// Closes what it holds.
-class FileDescriptor {
- public:
-  explicit FileDescriptor(const std::filesystem::path& file)
-      : value_(::open(file.c_str(), O_RDONLY | O_CLOEXEC)) {}
-  ~FileDescriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  int value() const { return value_; }
-
- private:
-  int value_;
-};
-
-std::span<const std::byte> map_file(const std::filesystem::path& file) {
-  std::error_code error;
-  const auto status = std::filesystem::status(file, error);  // a pipe would block open
-  if (!std::filesystem::exists(status)) {
-    throw Error(file.string(), "no such file", "is a shard missing?");
-  }
-  if (!std::filesystem::is_regular_file(status)) throw Error(file.string(), "not a regular file");
-  const FileDescriptor descriptor(file);
-  struct stat info {};
-  if (descriptor.value() < 0 || ::fstat(descriptor.value(), &info) != 0) {
-    throw Error(file.string(), std::string("cannot be opened: ") + std::strerror(errno));
-  }
-  const auto bytes = static_cast<size_t>(info.st_size);
-  if (bytes == 0) return {};
-  void* address = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor.value(), 0);
-  if (address == MAP_FAILED) {
-    throw Error(file.string(), std::string("cannot be mapped: ") + std::strerror(errno));
-  }
-  return {static_cast<const std::byte*>(address), bytes};
-}
-
-void unmap(std::span<const std::byte> mapping) {
-  if (!mapping.empty()) ::munmap(const_cast<std::byte*>(mapping.data()), mapping.size());
-}
-
 }  // namespace
 
 SafetensorsHeader parse_safetensors_header(std::string_view text, int64_t data_bytes,
@@ -272,23 +221,16 @@ std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesyst
   return std::shared_ptr<const SafetensorsFile>(new SafetensorsFile(file));
 }
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& file)
-    : path_(file), mapping_(map_file(file)) {
-  try {
-    const std::string_view text = header_text(mapping_, path_.string());
-    data_begin_ = kLengthBytes + static_cast<int64_t>(text.size());
-    const int64_t data_bytes = static_cast<int64_t>(mapping_.size()) - data_begin_;
-    header_ = parse_safetensors_header(text, data_bytes, path_.string());
-    for (size_t i = 0; i < header_.entries.size(); ++i) {
-      index_.emplace(header_.entries[i].info.name, i);
-    }
-  } catch (...) {
-    unmap(mapping_);
-    throw;
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : file_(file) {
+  const std::string where = file.string();
+  const std::string_view text = header_text(file_.bytes(), where);
+  data_begin_ = kLengthBytes + static_cast<int64_t>(text.size());
+  const int64_t data_bytes = static_cast<int64_t>(file_.bytes().size()) - data_begin_;
+  header_ = parse_safetensors_header(text, data_bytes, where);
+  for (size_t i = 0; i < header_.entries.size(); ++i) {
+    index_.emplace(header_.entries[i].info.name, i);
   }
 }
-
-SafetensorsFile::~SafetensorsFile() { unmap(mapping_); }
 
 const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {
   const auto found = index_.find(name);
@@ -296,18 +238,10 @@ const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {
 }
 
 std::span<const std::byte> SafetensorsFile::bytes(const SafetensorsEntry& entry) const {
-  return mapping_.subspan(static_cast<size_t>(data_begin_ + entry.begin),
-                          static_cast<size_t>(entry.end - entry.begin));
+  return file_.bytes().subspan(static_cast<size_t>(data_begin_ + entry.begin),
+                               static_cast<size_t>(entry.end - entry.begin));
 }
 
-void SafetensorsFile::release(const SafetensorsEntry& entry) const {
-  const std::span<const std::byte> tensor = bytes(entry);
-  if (tensor.empty()) return;
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const uintptr_t before = reinterpret_cast<uintptr_t>(tensor.data()) % page;
-  // A neighbour's bytes on the first and last page come back from the file as well.
-  auto* begin = const_cast<std::byte*>(tensor.data() - before);
-  ::madvise(begin, tensor.size() + before, MADV_DONTNEED);
-}
+void SafetensorsFile::release(const SafetensorsEntry& entry) const { file_.release(bytes(entry)); }
 
 }  // namespace nibble

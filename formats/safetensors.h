@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/mapped_file.h"
 #include "src/tensor/tensor.h"
 
 namespace nibble {
@@ -49,11 +50,11 @@ class SafetensorsFile {
  public:
   // Throws Error naming the file, and the tensor where there is one.
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& file);
-  ~SafetensorsFile();
+  ~SafetensorsFile() = default;
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return file_.path(); }
   const SafetensorsHeader& header() const { return header_; }
   int64_t header_bytes() const { return data_begin_ - 8; }
   // Null if there is none of that name.
@@ -67,10 +68,9 @@ class SafetensorsFile {
  private:
   explicit SafetensorsFile(const std::filesystem::path& file);
 
-  std::filesystem::path path_;
+  MappedFile file_;
   SafetensorsHeader header_;
   std::map<std::string, size_t> index_;  // name -> place in header_.entries
-  std::span<const std::byte> mapping_;
   int64_t data_begin_ = 0;
 };
 

@@ -63,15 +63,20 @@ NIBBLE_HD constexpr uint32_t slice_mask(const BitSlice& slice) {
   return ((uint32_t{1} << slice.width) - 1) << slice.shift;
 }
 
-template <typename P>
-NIBBLE_HD constexpr uint8_t load_code(const typename P::Word* words, int64_t n, int64_t k,
-                                      int64_t N, int64_t K) {
-  const BitSlices s = P::at(n, k, N, K);
+// What the slices hold.
+template <typename Word>
+NIBBLE_HD constexpr uint8_t load_slices(const Word* words, const BitSlices& s) {
   uint32_t code = (words[s.low.word] & slice_mask(s.low)) >> s.low.shift << s.low.lsb;
   if (s.high.width > 0) {
     code |= (words[s.high.word] & slice_mask(s.high)) >> s.high.shift << s.high.lsb;
   }
   return static_cast<uint8_t>(code);
+}
+
+template <typename P>
+NIBBLE_HD constexpr uint8_t load_code(const typename P::Word* words, int64_t n, int64_t k,
+                                      int64_t N, int64_t K) {
+  return load_slices(words, P::at(n, k, N, K));
 }
 
 template <typename Word>
@@ -82,12 +87,16 @@ NIBBLE_HD constexpr void store_slice(Word* words, const BitSlice& slice, uint32_
 }
 
 // Leaves all other bits as they are.
+template <typename Word>
+NIBBLE_HD constexpr void store_slices(Word* words, const BitSlices& s, uint32_t code) {
+  store_slice(words, s.low, code);
+  if (s.high.width > 0) store_slice(words, s.high, code);
+}
+
 template <typename P>
 NIBBLE_HD constexpr void store_code(typename P::Word* words, int64_t n, int64_t k, int64_t N,
                                     int64_t K, uint8_t code) {
-  const BitSlices s = P::at(n, k, N, K);
-  store_slice(words, s.low, code);
-  if (s.high.width > 0) store_slice(words, s.high, code);
+  store_slices(words, P::at(n, k, N, K), code);
 }
 
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "quantizers/solvers/ggml.h"
 #include "quantizers/solvers/gptq.h"
 #include "quantizers/solvers/kmeans.h"
 #include "quantizers/solvers/rtn.h"
@@ -40,7 +41,12 @@ SolvedLayer kmeans_row(const LinearProblem& problem, const LayerInputs& inputs,
   return {.result = solve_kmeans(problem, options.kmeans, weights), .damping = {}};
 }
 
-constexpr std::array<Solver, 3> kSolvers = {{
+SolvedLayer ggml_row(const LinearProblem& problem, const LayerInputs& /*inputs*/,
+                     const SolverOptions& /*options*/) {
+  return {.result = solve_ggml(problem), .damping = {}};
+}
+
+constexpr std::array<Solver, 4> kSolvers = {{
     {.name = "rtn",
      .summary = "round to nearest, no calibration",
      .source = "the common baseline; rules as in src/quantized/range_rule.h",
@@ -56,6 +62,11 @@ constexpr std::array<Solver, 3> kSolvers = {{
      .source = "k-means in one dimension, exact by dynamic programming",
      .needs = Needs::kImportance,
      .solve = kmeans_row},
+    {.name = "ggml",
+     .summary = "round to nearest by llama.cpp's rules, with its scale searches",
+     .source = "ggml-quants.c; the same bytes as its program",
+     .needs = Needs::kNothing,
+     .solve = ggml_row},
 }};
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "src/cli/calibration_options.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
+#include "src/model/open_checkpoint.h"
 #include "src/pipeline/calibrate.h"
 
 namespace nibble {
@@ -66,7 +67,7 @@ int run(const CalibrateArguments& typed, const CommandLine& line) {
   CalibrateOptions options = typed.options;
   options.calibration.dataset_options.ids_dtype =
       parse_integer_type(typed.ids_dtype, "--ids-dtype");
-  const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(typed.model));
+  const auto checkpoint = std::make_shared<const Checkpoint>(open_checkpoint(typed.model));
   const CalibrateReport report = calibrate(checkpoint, options, make_progress(line));
   for (const std::string& fact : describe(report.lint)) {
     if (!line.quiet) print_message("calibration: " + fact);

@@ -8,6 +8,7 @@
 #include "src/cli/arguments.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
+#include "src/model/open_checkpoint.h"
 #include "src/pipeline/evaluate.h"
 #include "src/tensor/error.h"
 
@@ -116,7 +117,7 @@ int run(EvaluateArguments& typed, const CommandLine& line) {
   typed.options.dataset_options.ids_dtype = parse_integer_type(typed.ids_dtype, "--ids-dtype");
   check_gates_have_reference(typed);
   const auto open = [](const std::string& model) {
-    return std::make_shared<const Checkpoint>(Checkpoint::open(model));
+    return std::make_shared<const Checkpoint>(open_checkpoint(model));
   };
   const auto checkpoint = open(typed.model);
   const auto reference = typed.reference.empty() ? nullptr : open(typed.reference);

@@ -6,6 +6,7 @@
 #include "src/cli/arguments.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
+#include "src/model/open_checkpoint.h"
 #include "src/pipeline/export.h"
 
 namespace nibble {
@@ -30,7 +31,7 @@ int run(const ExportArguments& typed, const CommandLine& line) {
   if (!typed.shard_size.empty()) {
     options.output.shard_bytes = parse_size(typed.shard_size, "--shard-size");
   }
-  const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(typed.model));
+  const auto checkpoint = std::make_shared<const Checkpoint>(open_checkpoint(typed.model));
   const ExportReport report = export_checkpoint(checkpoint, options, make_progress(line));
   if (line.json) {
     print_json({{"output", typed.output},
@@ -54,7 +55,7 @@ void declare_export(CLI::App& command, CommandLine& line) {
   auto typed = std::make_shared<ExportArguments>();
   command.add_option("MODEL", typed->model, "quantized model folder")->required();
   command.add_option("-f,--format", typed->format, "see 'nibble list formats'")->required();
-  command.add_option("-o,--output", typed->output, "folder to write")->required();
+  command.add_option("-o,--output", typed->output, "folder to write; gguf: file")->required();
   command.add_option("--dtype", typed->dtype, "f16, bf16, f32: type of everything written dense");
   command.add_option("--shard-size", typed->shard_size, "limit of one file (default: 5G)");
   command.add_flag("--force", typed->force, "replace an existing output");

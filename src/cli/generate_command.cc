@@ -7,6 +7,7 @@
 #include "formats/checkpoint.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
+#include "src/model/open_checkpoint.h"
 #include "src/pipeline/generate.h"
 
 namespace nibble {
@@ -18,7 +19,7 @@ void write_piece(std::string_view piece) {
 }
 
 int run(const std::string& model, const GenerateOptions& options, const CommandLine& line) {
-  const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(model));
+  const auto checkpoint = std::make_shared<const Checkpoint>(open_checkpoint(model));
   if (!line.json) write_piece(options.prompt);
   const GenerateResult result =
       line.json ? generate(checkpoint, options, {}) : generate(checkpoint, options, write_piece);

@@ -6,6 +6,7 @@
 #include "formats/checkpoint.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
+#include "src/model/open_checkpoint.h"
 #include "src/pipeline/inspect.h"
 
 namespace nibble {
@@ -37,7 +38,7 @@ void declare_inspect(CLI::App& command, CommandLine& line) {
   auto model = std::make_shared<std::string>();
   command.add_option("MODEL", *model, "model folder")->required();
   line.run = [model, &line] {
-    const Json json = inspect(Checkpoint::open(*model));
+    const Json json = inspect(open_checkpoint(*model));
     if (line.json) {
       print_json(json);
     } else {

@@ -10,6 +10,7 @@
 #include "src/cli/calibration_options.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
+#include "src/model/open_checkpoint.h"
 #include "src/pipeline/method.h"
 #include "src/pipeline/plan.h"
 #include "src/pipeline/quantize.h"
@@ -156,7 +157,7 @@ int run(const QuantizeArguments& typed, const CommandLine& line) {
   output.folder = typed.output;
   output.force = typed.force;
   if (!typed.shard_size.empty()) output.shard_bytes = parse_size(typed.shard_size, "--shard-size");
-  const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(typed.model));
+  const auto checkpoint = std::make_shared<const Checkpoint>(open_checkpoint(typed.model));
   const Plan plan = make_plan(recipe, checkpoint);
   if (recipe.method.empty() && !line.quiet) print_message("method: " + plan.recipe.method);
   const QuantizeReport report = quantize(plan, output, make_progress(line));
@@ -274,7 +275,7 @@ void declare_quantize(CLI::App& command, CommandLine& line) {
   auto typed = std::make_shared<QuantizeArguments>();
   Recipe& recipe = typed->recipe;
   command.add_option("MODEL", typed->model, "model folder")->required();
-  command.add_option("-o,--output", typed->output, "folder to write")->required();
+  command.add_option("-o,--output", typed->output, "folder to write; gguf: file")->required();
   declare_recipe(command, *typed);
   declare_layers(command, *typed);
   declare_calibration(command, *typed);
@@ -287,6 +288,8 @@ void declare_quantize(CLI::App& command, CommandLine& line) {
   command.add_option("--dtype", typed->dtype, "f16, bf16, f32: type of everything written dense");
   command.add_option("--output-head", typed->output_head,
                      "w2 to w8: quantize the output head too (default: left as it is)");
+  command.add_option("--embeddings", recipe.embeddings,
+                     "gguf: type of the token embedding, f16 or q8_0, q6_k, ..");
   command.add_flag("--requantize", recipe.requantize,
                    "decode a quantized model and quantize again");
   command.add_option("--shard-size", typed->shard_size, "limit of one file (default: 5G)");

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "formats/json.h"
 #include "src/model/tokenizer_parts.h"
 #include "src/model/utf8.h"
 #include "src/tensor/error.h"
@@ -19,14 +20,17 @@ std::string read_bytes(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
-TokenizerParts read_parts(const std::filesystem::path& folder) {
+}  // namespace
+
+TokenizerParts read_tokenizer_parts(const std::filesystem::path& folder) {
+  if (std::filesystem::is_regular_file(folder)) return read_gguf_tokenizer(folder);
   const TokenizerConfig config = read_tokenizer_config(folder);
   const auto json = folder / "tokenizer.json";
   const auto vocab = folder / "vocab.json";
   const auto merges = folder / "merges.txt";
   const auto model = folder / "tokenizer.model";
   using std::filesystem::exists;
-  if (exists(json)) return read_tokenizer_json(json, config);
+  if (exists(json)) return read_tokenizer_json(read_json(json), json.string(), config);
   if (exists(vocab) && exists(merges)) return read_vocab_and_merges(vocab, merges, config);
   if (!exists(model)) {
     throw Error(folder.string(),
@@ -38,8 +42,6 @@ TokenizerParts read_parts(const std::filesystem::path& folder) {
   return looks_like_tiktoken(bytes) ? read_tiktoken(model, bytes, config)
                                     : read_sentencepiece(model, bytes, config);
 }
-
-}  // namespace
 
 class Tokenizer::State {
  public:
@@ -82,7 +84,7 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::open(const std::filesystem::path& folder) {
-  return Tokenizer(std::make_unique<State>(read_parts(folder)));
+  return Tokenizer(std::make_unique<State>(read_tokenizer_parts(folder)));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {

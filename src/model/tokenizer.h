@@ -14,10 +14,10 @@ namespace nibble {
 
 class Tokenizer {
  public:
-  // The model folder's tokenizer: tokenizer.json, else vocab.json + merges.txt, else
-  // tokenizer.model (SentencePiece, or tiktoken ranks). tokenizer_config.json adds added tokens and
-  // BOS/EOS rules where the main file does not carry them. Throws Error naming file and key for
-  // what is missing, broken or not implemented.
+  // The tokenizer in a GGUF file, or a model folder's: tokenizer.json, else vocab.json +
+  // merges.txt, else tokenizer.model (SentencePiece, or tiktoken ranks). tokenizer_config.json adds
+  // added tokens and BOS/EOS rules where the main file does not carry them. Throws Error naming
+  // file and key for what is missing, broken or not implemented.
   static Tokenizer open(const std::filesystem::path& folder);
 
   Tokenizer(Tokenizer&&) noexcept;

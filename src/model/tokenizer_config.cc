@@ -88,6 +88,13 @@ AddedToken read_added_token(const JsonView& entry) {
   return token;
 }
 
+TokenizerConfig tokenizer_config_from(const Json& json, const std::string& where) {
+  TokenizerConfig result;
+  result.where = where;
+  read_main(JsonView(json, where), result);
+  return result;
+}
+
 TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder) {
   TokenizerConfig result;
   const auto main = folder / "tokenizer_config.json";

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/json.h"
 #include "src/model/added_tokens.h"
 #include "src/model/json_view.h"
 
@@ -29,6 +30,9 @@ struct TokenizerConfig {
 
 // Absent files are no error, broken ones are.
 TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder);
+
+// The content of a tokenizer_config.json. where: the file, for messages.
+TokenizerConfig tokenizer_config_from(const Json& json, const std::string& where);
 
 // An entry of added_tokens (tokenizer.json) or added_tokens_decoder, without its id.
 AddedToken read_added_token(const JsonView& entry);

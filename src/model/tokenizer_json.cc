@@ -185,10 +185,9 @@ void read_model(TokenizerParts& parts, const JsonView& root, const TokenizerConf
 
 }  // namespace
 
-TokenizerParts read_tokenizer_json(const std::filesystem::path& file,
+TokenizerParts read_tokenizer_json(const Json& json, const std::string& where,
                                    const TokenizerConfig& config) {
-  const Json json = read_json(file);
-  const JsonView root(json, file.string());
+  const JsonView root(json, where);
   TokenizerParts parts;
   read_model(parts, root, config);
   read_added_tokens(parts, root);

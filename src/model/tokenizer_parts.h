@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/json.h"
 #include "src/model/added_tokens.h"
 #include "src/model/bpe.h"
 #include "src/model/normalizer.h"
@@ -69,7 +70,11 @@ void set_bpe(TokenizerParts& parts, Pretokenizer pretokenizer, const std::vector
 Merge merge_of(const TokenTable& table, const std::string& left, const std::string& right,
                const std::string& where);
 
-TokenizerParts read_tokenizer_json(const std::filesystem::path& file,
+// What Tokenizer::open opens.
+TokenizerParts read_tokenizer_parts(const std::filesystem::path& path);
+
+// where: the file, for messages.
+TokenizerParts read_tokenizer_json(const Json& json, const std::string& where,
                                    const TokenizerConfig& config);
 TokenizerParts read_vocab_and_merges(const std::filesystem::path& vocab,
                                      const std::filesystem::path& merges,
@@ -79,6 +84,7 @@ TokenizerParts read_sentencepiece(const std::filesystem::path& file, const std::
                                   const TokenizerConfig& config);
 TokenizerParts read_tiktoken(const std::filesystem::path& file, const std::string& bytes,
                              const TokenizerConfig& config);
+TokenizerParts read_gguf_tokenizer(const std::filesystem::path& file);
 bool looks_like_tiktoken(std::string_view bytes);
 
 }  // namespace nibble

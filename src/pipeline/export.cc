@@ -126,8 +126,9 @@ ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
   }
   const Format& target = format(options.format);
   const Decoder decoder(*checkpoint, layout, target);
-  const std::vector<PlannedModule> modules = plan_modules(layout, decoder, target, options.dtype);
-  const std::vector<PlannedTensor> tensors = plan_tensors(*checkpoint, layout, options.dtype);
+  std::vector<PlannedModule> modules = plan_modules(layout, decoder, target, options.dtype);
+  std::vector<PlannedTensor> tensors = plan_tensors(*checkpoint, layout, options.dtype);
+  if (writes_one_file(target)) fit_to_one_file(layout, modules, tensors);
 
   Json manifest;
   manifest["nibble"] = kVersion;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "src/quantized/codebooks.h"
+#include "src/quantized/ggml_schemes.h"
 #include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/second_level.h"
@@ -113,7 +114,17 @@ Scheme make_llm_int8(const SchemeChoice& choice, Dtype /*scale_type*/) {
   return llm_int8_scheme();
 }
 
-constexpr std::array<NamedScheme, 14> kSchemes = {{
+// llama.cpp's types: everything about them is fixed.
+Scheme make_ggml(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  refuse_double_quant(choice, choice.name);
+  const GgmlScheme& row = *ggml_scheme(choice.name);
+  if (choice.bits || choice.group_size || choice.symmetric) {
+    throw Error("scheme", choice.name + " has its own bits, groups and symmetry", "leave them out");
+  }
+  return row.scheme;
+}
+
+constexpr std::array<NamedScheme, 27> kSchemes = {{
     {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
     {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
     {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
@@ -132,6 +143,19 @@ constexpr std::array<NamedScheme, 14> kSchemes = {{
     {"llm-int8", "8 bits by channel as bitsandbytes' load_in_8bit, activations as they are",
      "bitsandbytes", make_llm_int8},
     {"kmeans", "codebooks of 2^bits levels, one a row or group", "nibble", make_kmeans},
+    {"q8_0", "llama.cpp: 8 bits, a scale for 32 weights", "gguf", make_ggml},
+    {"q6_k", "llama.cpp: 6 bits, 8-bit scales for 16 weights", "gguf", make_ggml},
+    {"q5_1", "llama.cpp: 5 bits, scale and minimum for 32 weights", "gguf", make_ggml},
+    {"q5_k", "llama.cpp: 5 bits, 6-bit scales and minimums for 32", "gguf", make_ggml},
+    {"q5_0", "llama.cpp: 5 bits, a scale for 32 weights", "gguf", make_ggml},
+    {"q4_1", "llama.cpp: 4 bits, scale and minimum for 32 weights", "gguf", make_ggml},
+    {"q4_k", "llama.cpp: 4 bits, 6-bit scales and minimums for 32", "gguf", make_ggml},
+    {"q4_0", "llama.cpp: 4 bits, a scale for 32 weights", "gguf", make_ggml},
+    {"iq4_nl", "llama.cpp: 16 uneven levels, a scale for 32 weights", "gguf", make_ggml},
+    {"iq4_xs", "llama.cpp: the same levels, 6-bit scales for 32", "gguf", make_ggml},
+    {"mxfp4", "OCP: E2M1, a power of two for 32 weights", "gguf", make_ggml},
+    {"q3_k", "llama.cpp: 3 bits, 6-bit scales for 16 weights", "gguf", make_ggml},
+    {"q2_k", "llama.cpp: 2 bits, 4-bit scales and minimums for 16", "gguf", make_ggml},
 }};
 
 }  // namespace

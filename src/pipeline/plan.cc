@@ -7,7 +7,9 @@
 #include <utility>
 
 #include "calibration/ranges.h"
+#include "formats/gguf/types.h"
 #include "src/pipeline/method.h"
+#include "src/pipeline/write_model.h"
 #include "src/tensor/error.h"
 
 namespace nibble {
@@ -211,6 +213,12 @@ void count_bytes(Plan& plan) {
       weights == 0 ? 0 : 8.0 * static_cast<double>(quantized_bytes) / static_cast<double>(weights);
 }
 
+// llama.cpp's types are rounded to nearest by its rules.
+std::string solver_of(const LayerChoice& choice) {
+  const bool is_ggml = named_scheme(choice.scheme).format == "gguf";
+  return is_ggml && choice.solver == "rtn" ? "ggml" : choice.solver;
+}
+
 PlannedModule plan_module(const Plan& plan, LinearModule module,
                           const std::optional<LayerChoice>& choice) {
   const Dtype dtype = stored_dtype(*plan.checkpoint, plan.layout, module);
@@ -224,7 +232,7 @@ PlannedModule plan_module(const Plan& plan, LinearModule module,
                     .scheme = {}};
   if (choice) {
     planned.target.scheme = make_scheme(choice->scheme, plan.format->scale_type(dtype));
-    planned.solver = &solver(choice->solver);
+    planned.solver = &solver(solver_of(*choice));
     check_can_hold(*plan.format, planned.target);
   }
   planned.module = std::move(module);
@@ -291,6 +299,40 @@ void add_cautions(Plan& plan) {
   }
 }
 
+// recipe.embeddings, applied to the tensor.
+void set_embedding_type(Plan& plan) {
+  const std::string& name = plan.recipe.embeddings;
+  if (name.empty()) return;
+  if (!writes_one_file(*plan.format)) {
+    throw Error("--embeddings", "is for the format gguf, not " + std::string(plan.format->name));
+  }
+  const auto tensor =
+      std::ranges::find(plan.tensors, plan.layout.embedding, &PlannedTensor::source);
+  const GgmlScheme* blocks = ggml_scheme(name);
+  const GgufType* type = gguf_type(name);
+  const bool plain = type != nullptr && type->dtype && is_float(*type->dtype);
+  if (blocks == nullptr && !plain) {
+    throw Error("--embeddings", "unknown type '" + name + "'", "f16, bf16, f32, q8_0, q6_k, ..");
+  }
+  if (plain) {
+    tensor->written.dtype = *type->dtype;
+    return;
+  }
+  const int64_t width = tensor->written.shape.back();
+  if (width % blocks->block != 0) {
+    std::string fitting;
+    for (const GgmlScheme& row : ggml_schemes()) {
+      if (width % row.block == 0) fitting += (fitting.empty() ? "" : ", ") + std::string(row.name);
+    }
+    throw Error("tensor '" + tensor->source + "'",
+                "rows of " + std::to_string(width) + " are no multiple of " + name +
+                    "'s blocks of " + std::to_string(blocks->block),
+                fitting.empty() ? "no type fits but f16, bf16, f32" : "these fit: " + fitting);
+  }
+  tensor->blocks = blocks;
+  tensor->written.dtype = Dtype::kF32;
+}
+
 void check_not_quantized(const Plan& plan) {
   if (plan.layout.format == nullptr || plan.recipe.requantize) return;
   throw Error(plan.checkpoint->folder().string(),
@@ -305,6 +347,14 @@ bool Plan::has_static_activations() const {
     return m.target.scheme && m.target.scheme->activations &&
            !m.target.scheme->activations->dynamic;
   });
+}
+
+TensorInfo PlannedTensor::stored() const {
+  if (blocks == nullptr) return written;
+  const GgufType& type = *gguf_type(blocks->name);
+  const int64_t row_bytes = written.shape.back() / type.block * type.block_bytes;
+  return {
+      written.name + "." + std::string(type.name), Dtype::kU8, {written.shape.front(), row_bytes}};
 }
 
 std::string formats_that_hold(const FormatModule& module) {
@@ -330,7 +380,7 @@ Json output_config(const Json& config, const Format& format, std::span<const For
 std::vector<TensorInfo> output_tensors(const Format& format, std::span<const PlannedModule> modules,
                                        std::span<const PlannedTensor> tensors) {
   std::vector<TensorInfo> all;
-  for (const PlannedTensor& tensor : tensors) all.push_back(tensor.written);
+  for (const PlannedTensor& tensor : tensors) all.push_back(tensor.stored());
   for (const PlannedModule& module : modules) {
     if (!module.target.scheme) continue;
     for (TensorInfo& tensor : format.layout(module.target)) all.push_back(std::move(tensor));
@@ -366,6 +416,8 @@ Plan make_plan(const Recipe& recipe, std::shared_ptr<const Checkpoint> checkpoin
   check_calibration(plan);
   add_cautions(plan);
   plan.tensors = plan_tensors(plan);
+  if (writes_one_file(*plan.format)) fit_to_one_file(plan.layout, plan.modules, plan.tensors);
+  set_embedding_type(plan);
   count_bytes(plan);
   return plan;
 }

@@ -13,6 +13,7 @@
 #include "quantizers/solvers/solvers.h"
 #include "src/model/layout.h"
 #include "src/pipeline/recipe.h"
+#include "src/quantized/ggml_schemes.h"
 
 namespace nibble {
 
@@ -28,6 +29,12 @@ struct PlannedTensor {
   std::string source;
   TensorInfo written;
   bool follows_block = false;  // a transform of its block may rewrite it
+  // Written as GGUF blocks of this type, under "<name>.<type>"; `written` is then what is read
+  // back.
+  const GgmlScheme* blocks = nullptr;
+
+  // What lies in the file.
+  TensorInfo stored() const;
 };
 
 struct Plan {

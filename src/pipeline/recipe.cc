@@ -197,6 +197,7 @@ void visit_recipe(Fields& fields, Recipe& recipe) {
   });
   fields.field("output_head_bits", recipe.output_head_bits);
   fields.field("dtype", recipe.dtype);
+  fields.field("embeddings", recipe.embeddings);
   fields.field("requantize", recipe.requantize);
   fields.section("calibration", [&](auto& inner) {
     inner.field("dataset", recipe.calibration.dataset);

@@ -43,6 +43,7 @@ struct Recipe {
   std::vector<std::string> exclude;
   std::optional<int> output_head_bits;  // the head is left alone without it
   std::optional<Dtype> dtype;           // of everything written dense; none: as stored
+  std::string embeddings;               // in GGUF: type of the token embedding; empty: as stored
   bool requantize = false;              // a quantized model is decoded first
 
   CalibrationOptions calibration;

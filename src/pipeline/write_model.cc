@@ -3,10 +3,16 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "formats/checkpoint_writer.h"
+#include "formats/gguf/blocks.h"
+#include "formats/gguf/types.h"
+#include "src/model/gguf_writer.h"
+#include "src/model/open_checkpoint.h"
 #include "src/pipeline/fingerprint.h"
+#include "src/quantized/ggml_fit.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/error.h"
 
@@ -45,14 +51,19 @@ Tensor converted(const Tensor& source, const TensorInfo& target, int64_t& flushe
 class Run {
  public:
   Run(const ModelOutput& output, const OutputOptions& options, const Progress& progress)
-      : output_(output),
-        progress_(progress),
-        writer_(options.folder, {.shard_bytes = options.shard_bytes, .replace = options.force}) {
+      : output_(output), progress_(progress) {
+    if (writes_one_file(output.format)) {
+      file_.emplace(options.folder, options.force, output.config, output.source.folder(),
+                    output.manifest);
+    } else {
+      folder_.emplace(options.folder, CheckpointWriterOptions{.shard_bytes = options.shard_bytes,
+                                                              .replace = options.force});
+    }
     for (TensorInfo& tensor : output_tensors(output.format, output.modules, output.tensors)) {
       total_bytes_ += byte_count(tensor.dtype, tensor.shape);
-      writer_.declare(std::move(tensor));
+      file_ ? file_->declare(tensor) : folder_->declare(std::move(tensor));
     }
-    writer_.plan();
+    file_ ? file_->plan() : folder_->plan();
   }
 
   WrittenModel write(const std::string& stage, const LayerSource& layers) {
@@ -68,9 +79,9 @@ class Run {
     for (const PlannedTensor& tensor : output_.tensors) {
       if (tensor.follows_block && !hashes_.contains(tensor.written.name)) write_tensor(tensor);
     }
-    write_side_files();
+    if (folder_) write_side_files();
     verify();
-    return {.bytes = writer_.finish(), .flushed = flushed_};
+    return {.bytes = file_ ? file_->finish() : folder_->finish(), .flushed = flushed_};
   }
 
  private:
@@ -79,23 +90,41 @@ class Run {
     if (progress_) progress_({stage_, done_bytes_, total_bytes_, "bytes", detail});
   }
 
+  void write_bytes(const std::string& name, std::span<const std::byte> bytes) {
+    file_ ? file_->write(name, bytes) : folder_->write(name, bytes);
+  }
+
   void write_tensor(const PlannedTensor& planned) {
     const Tensor source = output_.source.tensor(planned.source);
-    if (source.dtype() == planned.written.dtype) {
-      writer_.write(planned.written.name, source.bytes());
+    if (planned.blocks != nullptr) {
+      write_blocks(planned, source);
+    } else if (source.dtype() == planned.written.dtype) {
+      write_bytes(planned.written.name, source.bytes());
     } else {
       const Tensor result = converted(source, planned.written, flushed_);
       hashes_[planned.written.name] = hash_of(result.bytes());
-      writer_.write(planned.written.name, result.bytes());
+      write_bytes(planned.written.name, result.bytes());
     }
     output_.source.release(planned.source);
     report(byte_count(planned.written.dtype, planned.written.shape), planned.written.name);
   }
 
+  void write_blocks(const PlannedTensor& planned, const Tensor& source) {
+    Matrix W(source.shape()[0], source.shape()[1]);
+    to_float(source.view(), {W.data(), static_cast<size_t>(W.size())});
+    const std::string where = "tensor '" + planned.written.name + "'";
+    const QuantizedLinear q = quantize_ggml(W, *planned.blocks, where).q;
+    const Tensor blocks = encode_blocks(*gguf_type(planned.blocks->name), q, where);
+    dequantize_rows(q, float_parameters(q), 0, W);
+    hashes_[planned.written.name] =
+        hash_of(std::as_bytes(std::span(W.data(), static_cast<size_t>(W.size()))));
+    write_bytes(planned.stored().name, blocks.bytes());
+  }
+
   void write_rewritten(const std::vector<NamedTensor>& tensors) {
     for (const NamedTensor& rewritten : tensors) {
       hashes_[rewritten.name] = hash_of(rewritten.tensor.bytes());
-      writer_.write(rewritten.name, rewritten.tensor.bytes());
+      write_bytes(rewritten.name, rewritten.tensor.bytes());
       report(static_cast<int64_t>(rewritten.tensor.bytes().size()), rewritten.name);
     }
   }
@@ -106,7 +135,7 @@ class Run {
     int64_t bytes = 0;
     for (const NamedTensor& part : output_.format.encode(module.target, q)) {
       if (dense) hashes_[part.name] = hash_of(part.tensor.bytes());
-      writer_.write(part.name, part.tensor.bytes());
+      write_bytes(part.name, part.tensor.bytes());
       bytes += static_cast<int64_t>(part.tensor.bytes().size());
     }
     report(bytes, module.target.name);
@@ -116,21 +145,25 @@ class Run {
   bool is_dense() const { return !output_.config.contains("quantization_config"); }
 
   void write_side_files() {
-    writer_.write_json("config.json", output_.config);
-    writer_.write_json("nibble.json", output_.manifest);
+    folder_->write_json("config.json", output_.config);
+    folder_->write_json("nibble.json", output_.manifest);
     if (!is_dense() && !output_.format.config_file.empty()) {
-      writer_.write_json(std::string(output_.format.config_file),
-                         output_.config.at("quantization_config"));
+      folder_->write_json(std::string(output_.format.config_file),
+                          output_.config.at("quantization_config"));
     }
     for (const std::filesystem::path& file : output_.source.side_files()) {
-      if (file.filename() != "nibble.json") writer_.copy_file(file);
+      if (file.filename() != "nibble.json") folder_->copy_file(file);
+    }
+    for (const SideFile& file : output_.source.made_files()) {
+      folder_->write_file(file.name, file.bytes);
     }
   }
 
   void verify() {
     stage_ = "verifying";
     done_bytes_ = 0;
-    const Checkpoint written = Checkpoint::open(writer_.temporary_folder());
+    const Checkpoint written =
+        open_checkpoint(file_ ? file_->temporary_file() : folder_->temporary_folder());
     const ModelLayout layout = read_layout(written);
     for (const PlannedTensor& tensor : output_.tensors) verify_tensor(written, tensor);
     std::map<std::string, const LinearModule*> modules;
@@ -187,7 +220,8 @@ class Run {
 
   const ModelOutput& output_;
   const Progress& progress_;
-  CheckpointWriter writer_;
+  std::optional<CheckpointWriter> folder_;  // one of the two
+  std::optional<GgufModelWriter> file_;
   std::string stage_;
   std::map<std::string, Hash128> hashes_;
   int64_t flushed_ = 0;
@@ -196,6 +230,35 @@ class Run {
 };
 
 }  // namespace
+
+bool writes_one_file(const Format& format) { return format.name == "gguf"; }
+
+void fit_to_one_file(const ModelLayout& layout, std::vector<PlannedModule>& modules,
+                     std::vector<PlannedTensor>& tensors) {
+  const Architecture& row = *layout.config.architecture;
+  const std::string prefix(row.prefix);
+  const bool bare = !layout.final_norm.starts_with(prefix);
+  const std::string head = std::string(row.head) + ".weight";
+  const auto spelled = [&](const std::string& name, bool is_head) {
+    return bare && !is_head ? prefix + name : name;
+  };
+  std::erase_if(tensors, [&](const PlannedTensor& tensor) {
+    const bool ignored = std::ranges::find(layout.ignored, tensor.source) != layout.ignored.end();
+    const bool copy_of_embedding =
+        !layout.head && tensor.source == head && layout.embedding != head;
+    return ignored || copy_of_embedding;
+  });
+  for (PlannedTensor& tensor : tensors) {
+    const bool embedding = tensor.source == layout.embedding;
+    tensor.written.name = embedding ? prefix + std::string(row.embedding) + ".weight"
+                                    : spelled(tensor.written.name, tensor.source == head);
+    tensor.written.dtype = GgufModelWriter::stored_dtype(tensor.written);
+  }
+  for (PlannedModule& module : modules) {
+    module.target.name =
+        spelled(module.target.name, module.module.input == InputGroup::kOutputHead);
+  }
+}
 
 std::vector<FormatModule> format_modules(const std::vector<PlannedModule>& modules) {
   std::vector<FormatModule> result;

@@ -41,6 +41,13 @@ WrittenModel write_model(const ModelOutput& output, const OutputOptions& options
                          const std::string& stage, const LayerSource& layers,
                          const Progress& progress);
 
+// Whether an output is one file and not a folder (GGUF).
+bool writes_one_file(const Format& format);
+// Names and types of such a file: without buffers and copies of the embedding, with the prefix that
+// some checkpoints leave out, vectors in F32.
+void fit_to_one_file(const ModelLayout& layout, std::vector<PlannedModule>& modules,
+                     std::vector<PlannedTensor>& tensors);
+
 // The modules as formats see them.
 std::vector<FormatModule> format_modules(const std::vector<PlannedModule>& modules);
 

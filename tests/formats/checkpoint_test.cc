@@ -215,9 +215,9 @@ TEST_F(CheckpointTest, OtherKindsOfWeightsAreRefusedWithHelp) {
                                    "model.safetensors.index.json, but a pickle"));
   EXPECT_THAT(refusal("pytorch_model.bin"), HasSubstr("safe_serialization=True"));
   put("model.gguf", "GGUF");
-  EXPECT_THAT(refusal("model.gguf"), HasSubstr("supported: a folder"));
+  EXPECT_THAT(refusal("model.gguf"), HasSubstr("a GGUF file, where a folder is needed"));
   fs::remove(at("pytorch_model.bin"));
-  EXPECT_THAT(refusal(), HasSubstr("model.gguf: gguf files are not supported"));
+  EXPECT_THAT(refusal(), HasSubstr("give the path of the file itself"));
   put("gptq_model-4bit.safetensors", bytes_named({"a"}));
   EXPECT_THAT(refusal(), HasSubstr("give the path of that file"));
 }

@@ -15,6 +15,7 @@
 #include "formats/checkpoint_writer.h"
 #include "formats/format.h"
 #include "formats/json.h"
+#include "src/quantized/ggml_schemes.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
@@ -62,6 +63,9 @@ std::vector<Case> cases() {
       }
     }
   }
+  for (const GgmlScheme& row : ggml_schemes()) {
+    all.push_back({row.scheme, {{64, 256}, {3, 512}, {5, 768}, {3, 96}, {3, 70}}});
+  }
   return all;
 }
 
@@ -69,7 +73,10 @@ std::vector<Case> cases() {
 QuantizedLinear usual_layer(const Format& row, int64_t N, int64_t K) {
   const bool is_table = row.name == "bitsandbytes";
   const Scheme integers = integer_scheme(4, 32, false, Dtype::kF16);
-  return random_layer(is_table ? nf4_scheme(64, true) : integers, N, K, 5);
+  const Scheme held = is_table             ? nf4_scheme(64, true)
+                      : row.name == "gguf" ? ggml_scheme("q4_0")->scheme
+                                           : integers;
+  return random_layer(held, N, K, 5);
 }
 
 // The layers of a case that the format holds.
@@ -305,8 +312,8 @@ TEST(Formats, WhatIsNotReadYetIsNamed) {
 TEST(Formats, StandInTheOrderShownToUsers) {
   std::vector<std::string> names;
   for (const Format& row : formats()) names.emplace_back(row.name);
-  EXPECT_THAT(names,
-              ElementsAre("compressed-tensors", "gptq", "awq", "bitsandbytes", "nibble", "dense"));
+  EXPECT_THAT(names, ElementsAre("compressed-tensors", "gptq", "awq", "bitsandbytes", "gguf",
+                                 "nibble", "dense"));
 }
 
 // A module both dense and quantized, or with a part missing, is refused by each.
@@ -358,6 +365,7 @@ TEST(Formats, NotANumberInAScaleIsAnError) {
   for (const Format& row : formats()) {
     if (row.name == "dense") continue;
     if (row.name == "bitsandbytes") continue;  // scales in F32: formats/bitsandbytes_test.cc
+    if (row.name == "gguf") continue;          // scales in blocks: formats/gguf_blocks_test.cc
     Stored broken = stored(row, q);
     for (NamedTensor& part : broken.tensors) {
       if (part.tensor.dtype() != Dtype::kF16) continue;

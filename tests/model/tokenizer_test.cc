@@ -10,7 +10,10 @@
 #include <map>
 #include <sstream>
 
+#include "formats/gguf/metadata.h"
+#include "formats/gguf/writer.h"
 #include "formats/json.h"
+#include "src/model/tokenizer_gguf.h"
 #include "src/tensor/error.h"
 #include "tests/golden/golden.h"
 #include "tests/test_data.h"
@@ -30,6 +33,7 @@ class PartOfFolder {
     }
   }
   Tokenizer open() const { return Tokenizer::open(folder_.path()); }
+  const fs::path& path() const { return folder_.path(); }
 
  private:
   TemporaryFolder folder_;
@@ -197,6 +201,38 @@ TEST(TokenizerVectors, Llama3FromTiktokenRanks) {
                              false),
             (std::vector<int32_t>{128002, 128008, 128010, 128255}));
   expect_vectors(tokenizer, "llama-bpe");
+}
+
+// A folder's tokenizer written into the metadata of a GGUF file and read from there.
+Tokenizer through_gguf(const PartOfFolder& from) {
+  const Tokenizer original = from.open();
+  GgufMetadata metadata("m.gguf");
+  add_gguf_tokenizer(from.path(), original.vocabulary_size(), metadata);
+  const TemporaryFolder folder;
+  GgufWriter(folder.path() / "m.gguf", false, metadata, {}).finish();
+  return Tokenizer::open(folder.path() / "m.gguf");
+}
+
+TEST(TokenizerGguf, HasTheIdsOfTheFolder) {
+  NIBBLE_NEEDS_TEST_DATA();
+  const std::vector<std::string> bpe = {"vocab.json", "merges.txt", "tokenizer_config.json"};
+  const auto expect = [](const PartOfFolder& folder, const std::string& vectors) {
+    const Tokenizer tokenizer = through_gguf(folder);
+    expect_vectors(tokenizer, vectors);
+    const Tokenizer original = folder.open();
+    EXPECT_EQ(tokenizer.bos(), original.bos()) << vectors;
+    EXPECT_EQ(tokenizer.eos(), original.eos()) << vectors;
+    EXPECT_EQ(tokenizer.adds_bos(), original.adds_bos()) << vectors;
+    const std::string text = dataset_text("books.eval.txt").substr(0, 100000);
+    EXPECT_EQ(tokenizer.encode(text), original.encode(text)) << vectors;
+  };
+  expect(PartOfFolder("tokenizers/gpt2", {"tokenizer.json", "tokenizer_config.json"}), "gpt-2");
+  expect(PartOfFolder("tokenizers/gpt2", bpe), "gpt-2");
+  expect(PartOfFolder("tokenizers/qwen2", bpe), "qwen2");
+  expect(PartOfFolder("tokenizers/llama2", {"tokenizer.json", "tokenizer_config.json"}),
+         "llama-spm");
+  expect(PartOfFolder("tokenizers/llama2", {"tokenizer.model", "tokenizer_config.json"}),
+         "llama-spm");
 }
 
 TEST(TokenizerTexts, BookwormHasTheIdsOfHuggingFace) {

@@ -8,12 +8,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <type_traits>
 #include <vector>
 
 #include "formats/packing/awq.h"
 #include "formats/packing/bit_stream.h"
 #include "formats/packing/bitsandbytes.h"
 #include "formats/packing/compressed_tensors.h"
+#include "formats/packing/gguf.h"
 #include "formats/packing/gptq.h"
 #include "formats/packing/matrix.h"
 #include "formats/packing/nibble.h"
@@ -41,7 +43,12 @@ using AllPackings = ::testing::Types<
     Row<GptqZeros<8>, 4>, Row<AwqCodes, 8>, Row<BitsandbytesCodes>, Row<NibbleCodes<1>>,
     Row<NibbleCodes<2>>, Row<NibbleCodes<3>>, Row<NibbleCodes<4>>, Row<NibbleCodes<5>>,
     Row<NibbleCodes<6>>, Row<NibbleCodes<7>>, Row<NibbleCodes<8>>, Row<Rows<2>>, Row<Rows<3>>,
-    Row<Rows<4>>, Row<Rows<8>>>;
+    Row<Rows<4>>, Row<Rows<8>>, Row<GgufCodes<GgufQ40>, 1, 32>, Row<GgufCodes<GgufQ41>, 1, 32>,
+    Row<GgufCodes<GgufQ50>, 1, 32>, Row<GgufCodes<GgufQ51>, 1, 32>, Row<GgufCodes<GgufQ80>, 1, 32>,
+    Row<GgufCodes<GgufMxfp4>, 1, 32>, Row<GgufCodes<GgufQ2K>, 1, 256>,
+    Row<GgufCodes<GgufQ3K>, 1, 256>, Row<GgufCodes<GgufQ4K>, 1, 256>,
+    Row<GgufCodes<GgufQ5K>, 1, 256>, Row<GgufCodes<GgufQ6K>, 1, 256>,
+    Row<GgufCodes<GgufIq4Xs>, 1, 256>>;
 
 struct ShapeNK {
   int64_t N, K;
@@ -206,6 +213,50 @@ TEST(AwqPacking, NibblesHoldOutputs02461357) {
   for (int nibble = 0; nibble < 8; ++nibble) {
     EXPECT_EQ(AwqCodes::at(outputs[nibble], 0, 8, 1).low.shift, 4 * nibble);
   }
+}
+
+template <typename Block>
+class GgufBlocks : public ::testing::Test {};
+using AllBlocks = ::testing::Types<GgufQ40, GgufQ41, GgufQ50, GgufQ51, GgufQ80, GgufMxfp4, GgufQ2K,
+                                   GgufQ3K, GgufQ4K, GgufQ5K, GgufQ6K, GgufIq4Xs>;
+TYPED_TEST_SUITE(GgufBlocks, AllBlocks);
+
+// Codes and parameters together: no bit twice, and none left over.
+TYPED_TEST(GgufBlocks, UseEveryBitOnce) {
+  std::vector<uint32_t> used(TypeParam::kBytes);
+  const auto use = [&used](const BitSlices& slices) {
+    for (const BitSlice& slice : {slices.low, slices.high}) {
+      if (slice.width == 0) continue;
+      ASSERT_LT(slice.word, TypeParam::kBytes);
+      ASSERT_EQ(used[static_cast<size_t>(slice.word)] & slice_mask(slice), 0u) << slice.word;
+      used[static_cast<size_t>(slice.word)] |= slice_mask(slice);
+    }
+  };
+  const auto use_bytes = [&use](int first, int count) {
+    for (int i = first; i < first + count; ++i) use({{i, 0, 8, 0}, {}});
+  };
+  for (int i = 0; i < TypeParam::kWeights; ++i) use(TypeParam::code(i));
+  use_bytes(TypeParam::kScale, std::is_same_v<TypeParam, GgufMxfp4> ? 1 : 2);
+  if (TypeParam::kMinimum != kNone) use_bytes(TypeParam::kMinimum, 2);
+  if constexpr (TypeParam::kGroup < TypeParam::kWeights) {
+    for (int j = 0; j < TypeParam::kWeights / TypeParam::kGroup; ++j) {
+      use(TypeParam::scale(j));
+      if constexpr (TypeParam::kMinimum != kNone) use(TypeParam::minimum(j));
+    }
+  }
+  EXPECT_EQ(used, std::vector<uint32_t>(TypeParam::kBytes, 0xFF));
+}
+
+TYPED_TEST(GgufBlocks, WholeBlocksAgreeWithSingleCodes) {
+  using P = GgufCodes<TypeParam>;
+  const ShapeNK shape{1, TypeParam::kWeights};
+  const auto codes = random_codes<P>(shape);
+  std::vector<uint8_t> block(TypeParam::kBytes);
+  pack_gguf_codes<TypeParam>(codes.data(), block.data());
+  EXPECT_EQ(block, pack_by_at<P>(codes, shape));
+  std::vector<uint8_t> back(codes.size(), 0xFF);
+  unpack_gguf_codes<TypeParam>(block.data(), back.data());
+  EXPECT_EQ(back, codes);
 }
 
 // join_eight and split_eight are usable at compile time, so their proof can be too.

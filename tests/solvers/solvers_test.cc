@@ -6,6 +6,7 @@
 #include <string>
 
 #include "src/quantized/codebooks.h"
+#include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
@@ -27,11 +28,12 @@ TEST(Solvers, EveryRowRoundsALayerTheSameTwice) {
     EXPECT_TRUE(names.emplace(row.name).second) << row.name;
     EXPECT_FALSE(row.summary.empty());
     EXPECT_FALSE(row.source.empty());
-    const bool is_kmeans = row.name == "kmeans";
-    const LinearProblem problem = {
-        .W = W,
-        .scheme = is_kmeans ? kmeans_scheme(4) : integer_scheme(4, 32, false, Dtype::kF16),
-        .where = "layer"};
+    const LinearProblem problem = {.W = W,
+                                   .scheme = row.name == "kmeans" ? kmeans_scheme(4)
+                                             : row.name == "ggml"
+                                                 ? ggml_scheme("q4_1")->scheme
+                                                 : integer_scheme(4, 32, false, Dtype::kF16),
+                                   .where = "layer"};
     const LayerInputs inputs = {.H = &H, .factorization = &factorization};
     const SolverResult first = row.solve(problem, inputs, {}).result;
     EXPECT_NO_THROW(check(first.q, "layer"));

@@ -1,0 +1,96 @@
+// GGUF files as output and input of the commands, with the real program.
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "formats/gguf/container.h"
+#include "formats/json.h"
+#include "tests/cli/program.h"
+#include "tests/test_data.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kModel = own_test_data() / "bookworm-5m";
+const std::string kText = own_test_data() / "books.eval.sample.txt";
+
+Json run_json(std::vector<std::string> arguments, int status = 0) {
+  arguments.emplace_back("--json");
+  const ProgramResult result = run_nibble(arguments);
+  EXPECT_EQ(result.status, status) << result.err << result.out;
+  return parse_json(result.out, "stdout");
+}
+
+double loss(const fs::path& model) {
+  return run_json({"evaluate", model, "-d", kText, "--limit", "1024", "--seq-len", "256"})["nll"];
+}
+
+bool same_tensors(const fs::path& a, const fs::path& b) {
+  const auto x = GgufFile::open(a);
+  const auto y = GgufFile::open(b);
+  if (x->tensors().size() != y->tensors().size()) return false;
+  for (const GgufTensor& tensor : x->tensors()) {
+    const GgufTensor* other = y->find(tensor.name);
+    if (other == nullptr || other->type != tensor.type || other->shape != tensor.shape ||
+        !std::ranges::equal(x->bytes(tensor), y->bytes(*other))) {
+      ADD_FAILURE() << tensor.name;
+      return false;
+    }
+  }
+  return true;
+}
+
+// Text goes through the file's own tokenizer.
+TEST(CliGguf, CodesAndLossAreTheSameInAFileAndInAFolder) {
+  const TemporaryFolder folder;
+  const fs::path at = folder.path();
+  for (const std::string type : {"q4_k", "q8_0"}) {
+    const fs::path file = at / (type + ".gguf");
+    run_json({"quantize", kModel, "-o", file, "--scheme", type});
+    run_json({"export", file, "-f", "nibble", "-o", at / type});
+    run_json({"export", at / type, "-f", "gguf", "-o", at / (type + "-again.gguf")});
+    EXPECT_EQ(loss(file), loss(at / type)) << type;
+    EXPECT_TRUE(same_tensors(file, at / (type + "-again.gguf"))) << type;
+  }
+}
+
+TEST(CliGguf, AFileIsAModelToQuantize) {
+  const TemporaryFolder folder;
+  const fs::path file = folder.path() / "dense.gguf";
+  run_json({"quantize", kModel, "-o", file, "--scheme", "q8_0", "--exclude", "."});
+  EXPECT_EQ(loss(file), loss(kModel));
+  run_json({"quantize", file, "-o", folder.path() / "a", "-m", "rtn", "-f", "gptq"});
+  run_json({"quantize", kModel, "-o", folder.path() / "b", "-m", "rtn", "-f", "gptq"});
+  EXPECT_EQ(loss(folder.path() / "a"), loss(folder.path() / "b"));
+}
+
+// llama.cpp's own file: "All 15 Q8_0 tensors are bit-identical to plain rounding".
+TEST(CliGguf, Q8_0IsLlamaCppsFileBitForBit) {
+  NIBBLE_NEEDS_TEST_DATA();
+  const TemporaryFolder folder;
+  const fs::path models = test_data() / "models";
+  const fs::path file = folder.path() / "ours.gguf";
+  run_json({"quantize", models / "tinystories-656k", "-o", file, "--scheme", "q8_0", "--embeddings",
+            "q8_0"});
+  EXPECT_TRUE(same_tensors(models / "tinystories-656k.q8_0.gguf", file));
+}
+
+TEST(CliGguf, WhatDoesNotFitIsNamedWithWhatDoes) {
+  const TemporaryFolder folder;
+  const std::string tiny = own_test_data() / "tiny" / "llama";
+  const Json error =
+      run_json({"quantize", tiny, "-o", folder.path() / "m.gguf", "--scheme", "q4_k"}, 2)["error"];
+  EXPECT_NE(error["where"].get<std::string>().find("model.layers.0.self_attn.q_proj"),
+            std::string::npos);
+  EXPECT_NE(error["message"].get<std::string>().find("these fit: q8_0, q5_1"), std::string::npos)
+      << error;
+  EXPECT_TRUE(fs::is_empty(folder.path()));
+}
+
+}  // namespace
+}  // namespace nibble
