@@ -1,14 +1,21 @@
 #include "calibration/dataset.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <fstream>
+#include <ios>
 #include <iterator>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "calibration/gzip.h"
 #include "calibration/token_ids.h"
 #include "formats/json.h"
+#include "src/model/tokenizer.h"
 #include "src/model/utf8.h"
 #include "src/tensor/error.h"
 

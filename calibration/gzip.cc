@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <filesystem>
 #include <limits>
+#include <string_view>
 
 #include "src/tensor/error.h"
 

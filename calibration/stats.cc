@@ -1,7 +1,13 @@
 #include "calibration/stats.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
 #include <utility>
+
+#include "kernels/hessian.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 

@@ -3,11 +3,16 @@
 
 #include <cctype>
 #include <charconv>
+#include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <limits>
-#include <optional>
 #include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>
 
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

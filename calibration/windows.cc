@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "calibration/dataset.h"
+#include "src/model/tokenizer.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

@@ -20,6 +20,7 @@
 #include "formats/format_rows.h"
 #include "formats/json.h"
 #include "formats/module_tensors.h"
+#include "formats/packing/packing.h"
 #include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"

@@ -15,10 +15,8 @@
 
 #include "formats/checkpoint.h"
 #include "formats/compressed_tensors.h"
-#include "formats/config_fields.h"
 #include "formats/format.h"
 #include "formats/format_rows.h"
-#include "formats/json.h"
 #include "formats/module_tensors.h"
 #include "formats/packing/packing.h"
 #include "src/quantized/quantized_linear.h"

@@ -203,7 +203,7 @@ Json config(std::span<const FormatModule> modules) {
 // ---- reading ------------------------------------------------------------------------------------
 
 std::string version_of(const Json& config) {
-  const std::string version = lower_name(config, "checkpoint_format");
+  std::string version = lower_name(config, "checkpoint_format");
   const std::string newer = lower_name(config, "format");
   if (!version.empty()) return version;
   return newer.empty() ? std::string(kVersion1) : newer;

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "kernels/row_paths.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

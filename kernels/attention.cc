@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
 #include "kernels/row_paths.h"
+#include "kernels/workspace.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

@@ -6,6 +6,9 @@
 #include <cassert>
 #include <cstdint>
 
+#include "kernels/matmul.h"
+#include "src/tensor/matrix.h"
+
 namespace nibble {
 namespace {
 

@@ -2,9 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <limits>
+#include <span>
+#include <vector>
 
 #include "kernels/row_paths.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

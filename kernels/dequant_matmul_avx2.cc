@@ -3,7 +3,6 @@
 // is two registers, and the code's top bit, moved to the sign, chooses between their results.
 #include <immintrin.h>
 
-#include <array>
 #include <cstdint>
 
 #include "formats/packing/packing.h"
@@ -51,7 +50,7 @@ NIBBLE_TARGET inline __m256i move_bits(__m256i words) {
 
 template <int kBits>
 struct TableDecode {
-  static constexpr int bits = kBits;
+  static constexpr int kCodeBits = kBits;
   static constexpr int kTables = kBits == 4 ? 2 : 1;
   __m256 levels[kTables];
   __m256 weights[kTables];
@@ -95,7 +94,7 @@ struct TableDecode {
 };
 
 struct ByteDecode {
-  static constexpr int bits = 8;
+  static constexpr int kCodeBits = 8;
   Affine affine;
 
   NIBBLE_TARGET void set_group(float scale, float zero, float minimum) {

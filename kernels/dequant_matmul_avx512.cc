@@ -19,6 +19,7 @@
 
 #define NIBBLE_TARGET_ENTRY __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 #define NIBBLE_TARGET NIBBLE_TARGET_ENTRY __attribute__((always_inline))
+#include "formats/packing/packing.h"
 #include "kernels/dequant_matmul_walk.h"
 
 namespace nibble {
@@ -26,7 +27,7 @@ namespace {
 
 template <int kBits>
 struct TableDecode {
-  static constexpr int bits = kBits;
+  static constexpr int kCodeBits = kBits;
   __m512 levels;
   __m512 weights;
 
@@ -58,7 +59,7 @@ struct TableDecode {
 };
 
 struct ByteDecode {
-  static constexpr int bits = 8;
+  static constexpr int kCodeBits = 8;
   __m512 scale;
   __m512 zero;
   __m512 minimum;

@@ -1,6 +1,7 @@
 // y[t, n] = sum over p of x[t, column(p)] * W[n, p], W = (level(code) - zero) * scale + minimum:
 // the specification, in the simplest loops. W in float, each operation rounded once, as
 // dequantize(); products and sums in float64.
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/dequant_matmul.h"
 #include "kernels/dequant_matmul_paths.h"
 #include "kernels/matmul.h"
 #include "src/tensor/dtype.h"

@@ -5,9 +5,11 @@
 #include <emmintrin.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
+#include "kernels/dequant_matmul.h"
 #include "kernels/dequant_matmul_paths.h"
 #include "kernels/matmul.h"
 #include "kernels/row_paths.h"

@@ -17,7 +17,6 @@
 
 #include "formats/packing/rows.h"
 #include "kernels/dequant_matmul.h"
-#include "kernels/dequant_matmul_paths.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"

@@ -3,7 +3,7 @@
 //   NIBBLE_TARGET        attributes of the path's functions, all inlined into
 //   NIBBLE_TARGET_ENTRY  the kernels, which have these
 // and hands over a struct Path with
-//   TableDecode<kBits>, IntegerDecode, GatherDecode   static bits; set_group(scale, zero, minimum);
+//   TableDecode<kBits>, IntegerDecode, GatherDecode   static kCodeBits; set_group(scale, zero, minimum);
 //                                                     decode<chunk>(tile) -> weights of a chunk
 //   TokenSums<kTokens>   token<chunk, token>(weights); next_tile<chunks>(); sum<token>()
 //   Store                 chunk<chunk>(weights); next_tile<chunks>()
@@ -99,8 +99,8 @@ constexpr int kLineWords = 16;
 // Every chunk's weights of tiles [first, first + tiles) go to use.template chunk<chunk>(weights).
 template <class Decode, int kPeriod, class Use>
 struct Walk {
-  static constexpr int kTileChunks = Rows<Decode::bits>::kTileChunks;
-  static constexpr int kTileWords = Rows<Decode::bits>::kTileWords;
+  static constexpr int kTileChunks = Rows<Decode::kCodeBits>::kTileChunks;
+  static constexpr int kTileWords = Rows<Decode::kCodeBits>::kTileWords;
 
   Decode& decode;
   Groups<Decode>& groups;
@@ -178,7 +178,7 @@ constexpr RowKernels row_kernels() {
 
 template <class Path, class Decode>
 RowKernels with_period(int period) {
-  constexpr int kTileChunks = Rows<Decode::bits>::kTileChunks;
+  constexpr int kTileChunks = Rows<Decode::kCodeBits>::kTileChunks;
   if (period == kTileChunks) return row_kernels<Path, Decode, kTileChunks>();
   if constexpr (kTileChunks > 8) {
     if (period == 8) return row_kernels<Path, Decode, 8>();

@@ -5,6 +5,9 @@
 #include <array>
 #include <cassert>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 
 #include "kernels/row_paths.h"
 

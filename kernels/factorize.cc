@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <numeric>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
 
 extern "C" {

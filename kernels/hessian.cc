@@ -7,6 +7,7 @@
 #include <array>
 #include <cassert>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <string>
@@ -15,6 +16,7 @@
 #include "kernels/blas_tile.h"
 #include "kernels/matmul.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

@@ -13,10 +13,15 @@
 #include <vector>
 
 #include "kernels/int8_paths.h"
+#include "kernels/matmul.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/cpu_features.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

@@ -35,15 +35,15 @@ void pack_panel(const int8_t* w, int64_t rows, int64_t K, std::byte* panel) {
 }
 
 // x: pairs of int16, [rows][steps].
-template <int rows>
+template <int kTokens>
 NIBBLE_TARGET void multiply_rows(const int32_t* x, int64_t steps, const int16_t* w, int32_t* sums) {
-  __m256i sum[rows][kVectors];
+  __m256i sum[kTokens][kVectors];
   for (auto& row : sum) {
     for (__m256i& vector : row) vector = _mm256_setzero_si256();
   }
   for (int64_t step = 0; step < steps; ++step) {
     const auto* weights = reinterpret_cast<const __m256i*>(w + step * kInt8Panel * kTogether);
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < kTokens; ++r) {
       const __m256i pair = _mm256_set1_epi32(x[r * steps + step]);
       for (int v = 0; v < kVectors; ++v) {
         sum[r][v] =
@@ -51,7 +51,7 @@ NIBBLE_TARGET void multiply_rows(const int32_t* x, int64_t steps, const int16_t*
       }
     }
   }
-  for (int r = 0; r < rows; ++r) {
+  for (int r = 0; r < kTokens; ++r) {
     for (int v = 0; v < kVectors; ++v) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + r * kInt8Panel) + v, sum[r][v]);
     }

@@ -35,16 +35,16 @@ void pack_panel(const int8_t* w, int64_t rows, int64_t K, std::byte* panel) {
   }
 }
 
-template <int rows>
+template <int kTokens>
 NIBBLE_TARGET void multiply_rows(const int8_t* x, int64_t stride, const int32_t* input_sums,
                                  int64_t steps, const uint8_t* w, int32_t* sums) {
-  __m512i low[rows];   // outputs 0..15
-  __m512i high[rows];  // outputs 16..31
-  for (int r = 0; r < rows; ++r) low[r] = high[r] = _mm512_setzero_si512();
+  __m512i low[kTokens];   // outputs 0..15
+  __m512i high[kTokens];  // outputs 16..31
+  for (int r = 0; r < kTokens; ++r) low[r] = high[r] = _mm512_setzero_si512();
   for (int64_t step = 0; step < steps; ++step) {
     const __m512i first = _mm512_loadu_si512(w + step * kInt8Panel * kTogether);
     const __m512i second = _mm512_loadu_si512(w + step * kInt8Panel * kTogether + 64);
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < kTokens; ++r) {
       int32_t four = 0;
       std::memcpy(&four, x + r * stride + step * kTogether, sizeof four);
       const __m512i inputs = _mm512_set1_epi32(four);
@@ -52,7 +52,7 @@ NIBBLE_TARGET void multiply_rows(const int8_t* x, int64_t stride, const int32_t*
       high[r] = _mm512_dpbusd_epi32(high[r], second, inputs);
     }
   }
-  for (int r = 0; r < rows; ++r) {
+  for (int r = 0; r < kTokens; ++r) {
     const __m512i offset = _mm512_set1_epi32(kOffset * input_sums[r]);
     _mm512_storeu_si512(sums + r * kInt8Panel, _mm512_sub_epi32(low[r], offset));
     _mm512_storeu_si512(sums + r * kInt8Panel + 16, _mm512_sub_epi32(high[r], offset));

@@ -4,11 +4,16 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/row_paths.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

@@ -2,8 +2,10 @@
 
 #include <cassert>
 #include <cmath>
+#include <cstdint>
 
 #include "kernels/row_paths.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 

@@ -2,8 +2,11 @@
 
 #include <cassert>
 #include <cmath>
+#include <cstdint>
+#include <span>
 
 #include "kernels/row_paths.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 

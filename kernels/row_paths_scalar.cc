@@ -1,6 +1,7 @@
 // Plain loops: the specification of the other paths.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "kernels/row_paths.h"

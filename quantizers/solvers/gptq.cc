@@ -19,22 +19,24 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "kernels/blas_tile.h"
+#include "kernels/factorize.h"
 #include "kernels/matmul.h"
 #include "quantizers/solvers/gptq_lanes.h"
 #include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/refine.h"
 #include "quantizers/solvers/row_tile.h"
 #include "quantizers/solvers/scale_search.h"
+#include "quantizers/solvers/solver.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
 
 namespace nibble {

@@ -1,5 +1,4 @@
 // With AVX2, eight rows at a time.
-#include <cstdint>
 #include <cstring>
 
 #include "quantizers/solvers/gptq_lanes.h"

@@ -1,5 +1,4 @@
 // The compiler's baseline instruction set.
-#include <cstdint>
 #include <cstring>
 
 #include "quantizers/solvers/gptq_lanes.h"

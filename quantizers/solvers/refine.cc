@@ -16,6 +16,7 @@
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

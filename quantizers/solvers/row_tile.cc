@@ -8,6 +8,7 @@
 
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 

@@ -11,7 +11,6 @@
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
-#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

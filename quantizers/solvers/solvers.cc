@@ -2,7 +2,7 @@
 
 #include <array>
 #include <cassert>
-#include <cstdint>
+#include <cstddef>
 #include <span>
 #include <string>
 #include <utility>
@@ -14,6 +14,7 @@
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

@@ -1,6 +1,8 @@
 #include "src/architecture/architecture.h"
 
 #include <array>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "src/architecture/rows.h"

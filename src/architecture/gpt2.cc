@@ -1,5 +1,9 @@
 // GPT-2 (Radford and others, 2019): LayerNorm, learned positions, q, k and v in one layer, weights
 // stored [K, N] (Conv1D).
+#include <array>
+#include <string_view>
+
+#include "src/architecture/architecture.h"
 #include "src/architecture/rows.h"
 
 namespace nibble {

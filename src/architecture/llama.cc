@@ -1,5 +1,6 @@
 // Llama (Touvron and others, 2023, arXiv 2302.13971): RMSNorm, rotary positions, gated SiLU;
 // grouped-query attention since Llama 2; rope scaling since 3.1.
+#include "src/architecture/architecture.h"
 #include "src/architecture/rows.h"
 
 namespace nibble {

@@ -1,4 +1,5 @@
 // Mistral (Jiang and others, 2023, arXiv 2310.06825): Llama without biases, with a sliding window.
+#include "src/architecture/architecture.h"
 #include "src/architecture/rows.h"
 
 namespace nibble {

@@ -1,5 +1,6 @@
 // Qwen2 (2024, arXiv 2407.10671): Llama with biases on q, k and v. Qwen3 (2025, arXiv 2505.09388):
 // none, but an RMSNorm over each head of q and k before the rotation.
+#include "src/architecture/architecture.h"
 #include "src/architecture/rows.h"
 
 namespace nibble {

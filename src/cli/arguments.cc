@@ -3,10 +3,14 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

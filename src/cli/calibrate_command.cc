@@ -3,13 +3,16 @@
 #include <memory>
 #include <string>
 
+#include "calibration/lint.h"
 #include "formats/checkpoint.h"
+#include "formats/json.h"
 #include "src/cli/arguments.h"
 #include "src/cli/calibration_options.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
 #include "src/pipeline/calibrate.h"
+#include "src/pipeline/saved_statistics.h"
 
 namespace nibble {
 namespace {

@@ -1,5 +1,9 @@
 #include "src/cli/calibration_options.h"
 
+#include <string>
+
+#include "calibration/windows.h"
+
 namespace nibble {
 
 void declare_windows(CLI::App& command, CalibrationOptions& calibration, std::string& ids_dtype) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/json.h"
 #include "src/cli/arguments.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"

@@ -1,9 +1,11 @@
 // nibble inspect MODEL
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/json.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"

@@ -1,11 +1,14 @@
 // nibble list [TABLE]: the program's tables, also as the README shows them.
 #include <array>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "formats/format.h"
+#include "formats/json.h"
 #include "quantizers/solvers/solvers.h"
 #include "quantizers/transforms/transforms.h"
 #include "src/architecture/architecture.h"

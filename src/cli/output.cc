@@ -6,9 +6,16 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <string>
 #include <string_view>
+#include <vector>
+
+#include "formats/json.h"
+#include "src/cli/command.h"
+#include "src/pipeline/progress.h"
 
 namespace nibble {
 namespace {

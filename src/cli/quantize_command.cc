@@ -1,19 +1,22 @@
 // nibble quantize MODEL -o DIR
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/json.h"
 #include "src/cli/arguments.h"
 #include "src/cli/calibration_options.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
-#include "src/pipeline/method.h"
 #include "src/pipeline/plan.h"
 #include "src/pipeline/quantize.h"
+#include "src/pipeline/recipe.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

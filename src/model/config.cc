@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <numbers>
 #include <optional>
 #include <string>
@@ -10,6 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "formats/json.h"
+#include "src/architecture/architecture.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

@@ -3,14 +3,19 @@
 // rows, runs between. Few tokens are one tile, and then each step uses all threads by itself.
 #include <algorithm>
 #include <cassert>
+#include <cstdint>
 #include <functional>
 #include <string>
 
 #include "kernels/attention.h"
 #include "kernels/rope.h"
+#include "kernels/workspace.h"
+#include "src/architecture/architecture.h"
+#include "src/model/config.h"
 #include "src/model/layers.h"
 #include "src/model/model.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

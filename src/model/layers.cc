@@ -1,10 +1,17 @@
 #include "src/model/layers.h"
 
+#include <cstdint>
+
 #include "kernels/activation.h"
 #include "kernels/dequant_matmul.h"
 #include "kernels/int8_matmul.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
+#include "kernels/workspace.h"
+#include "src/architecture/architecture.h"
+#include "src/model/config.h"
+#include "src/model/model.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

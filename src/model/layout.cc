@@ -1,13 +1,25 @@
 #include "src/model/layout.h"
 
 #include <algorithm>
-#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <set>
 #include <span>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
+#include "formats/checkpoint.h"
+#include "formats/format.h"
+#include "src/architecture/architecture.h"
+#include "src/model/config.h"
+#include "src/quantized/quantized_linear.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

@@ -1,13 +1,28 @@
 #include "src/model/model.h"
 
-#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "formats/checkpoint.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/dequant_matmul.h"
+#include "kernels/int8_matmul.h"
+#include "kernels/matmul.h"
+#include "kernels/workspace.h"
+#include "src/architecture/architecture.h"
 #include "src/model/layers.h"
+#include "src/model/layout.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

@@ -1,11 +1,23 @@
 #include "src/model/tokenizer.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <fstream>
+#include <ios>
 #include <iterator>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "formats/json.h"
+#include "src/model/added_tokens.h"
+#include "src/model/tokenizer_config.h"
 #include "src/model/tokenizer_parts.h"
 #include "src/model/utf8.h"
 #include "src/tensor/error.h"

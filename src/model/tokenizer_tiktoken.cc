@@ -2,13 +2,25 @@
 // neighbours may be joined when their bytes together are a token, lowest rank first.
 // Of the models with such files Llama 3 is known: pattern and special tokens are in its code
 // (meta-llama/llama-models, llama3/tokenizer.py), not in the file.
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <system_error>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
+#include "src/model/added_tokens.h"
+#include "src/model/bpe.h"
 #include "src/model/byte_letters.h"
+#include "src/model/pretokenizer.h"
+#include "src/model/tokenizer_config.h"
 #include "src/model/tokenizer_parts.h"
 #include "src/tensor/error.h"
 

@@ -1,9 +1,18 @@
 // vocab.json + merges.txt: the byte-level BPE of GPT-2, and Qwen2's, which differs in normalizer
 // and pre-tokenizer. Which one it is stands in tokenizer_config.json.
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <fstream>
+#include <ios>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "formats/json.h"
+#include "src/model/bpe.h"
+#include "src/model/pretokenizer.h"
+#include "src/model/tokenizer_config.h"
 #include "src/model/tokenizer_parts.h"
 #include "src/tensor/error.h"
 

@@ -1,5 +1,13 @@
 #include "src/pipeline/block_inputs.h"
 
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "src/architecture/architecture.h"
+#include "src/model/config.h"
+#include "src/tensor/matrix.h"
+
 namespace nibble {
 
 std::string_view input_group_name(InputGroup group) {

@@ -1,15 +1,31 @@
 #include "src/pipeline/block_transforms.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "calibration/stats.h"
 #include "quantizers/transforms/fold_scales.h"
+#include "quantizers/transforms/scale_group.h"
 #include "quantizers/transforms/transforms.h"
+#include "src/architecture/architecture.h"
+#include "src/model/config.h"
+#include "src/model/layout.h"
+#include "src/model/model.h"
+#include "src/pipeline/block_inputs.h"
+#include "src/pipeline/plan.h"
+#include "src/pipeline/quantize.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

@@ -1,16 +1,30 @@
 #include "src/pipeline/calibrate.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "calibration/dataset.h"
+#include "calibration/lint.h"
 #include "calibration/stats.h"
+#include "calibration/windows.h"
+#include "formats/checkpoint.h"
+#include "src/architecture/architecture.h"
+#include "src/model/config.h"
 #include "src/model/model.h"
 #include "src/model/tokenizer.h"
+#include "src/pipeline/block_inputs.h"
 #include "src/pipeline/held_out.h"
 #include "src/pipeline/memory_meter.h"
+#include "src/pipeline/progress.h"
+#include "src/pipeline/saved_statistics.h"
+#include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
 
 namespace nibble {

@@ -2,6 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/divergence.h"
+#include "src/model/model.h"
+#include "src/pipeline/evaluate.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

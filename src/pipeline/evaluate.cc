@@ -3,14 +3,26 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "calibration/dataset.h"
+#include "formats/checkpoint.h"
+#include "kernels/divergence.h"
 #include "src/model/model.h"
 #include "src/model/tokenizer.h"
 #include "src/pipeline/divergence.h"
 #include "src/pipeline/memory_meter.h"
+#include "src/pipeline/progress.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
 
 namespace nibble {

@@ -2,14 +2,30 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <memory>
+#include <optional>
 #include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "formats/checkpoint.h"
+#include "formats/format.h"
+#include "formats/json.h"
+#include "src/architecture/architecture.h"
+#include "src/model/layout.h"
+#include "src/pipeline/plan.h"
+#include "src/pipeline/progress.h"
 #include "src/pipeline/version.h"
 #include "src/pipeline/write_model.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/stopwatch.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

@@ -3,8 +3,17 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
+#include <span>
 #include <string>
+
+#include "formats/checkpoint.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 
 namespace nibble {
 namespace {

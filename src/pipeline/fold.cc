@@ -1,14 +1,25 @@
 #include "src/pipeline/fold.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "calibration/windows.h"
 #include "kernels/hessian.h"
 #include "kernels/matmul.h"
+#include "src/architecture/architecture.h"
+#include "src/model/layout.h"
+#include "src/model/model.h"
+#include "src/pipeline/block_inputs.h"
 #include "src/pipeline/held_out.h"
+#include "src/quantized/quantized_linear.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {

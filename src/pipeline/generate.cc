@@ -2,10 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
 #include <random>
+#include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
+#include "src/model/config.h"
 #include "src/model/model.h"
 #include "src/model/tokenizer.h"
 #include "src/tensor/error.h"

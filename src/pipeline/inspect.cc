@@ -1,10 +1,17 @@
 #include "src/pipeline/inspect.h"
 
+#include <cstdint>
 #include <map>
 #include <set>
 #include <string>
 
+#include "formats/checkpoint.h"
+#include "formats/json.h"
 #include "src/model/layout.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

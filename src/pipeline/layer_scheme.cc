@@ -1,14 +1,20 @@
 #include "src/pipeline/layer_scheme.h"
 
-#include <algorithm>
 #include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "src/quantized/codebooks.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
+#include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

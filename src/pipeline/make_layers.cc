@@ -93,6 +93,14 @@ class Judge {
   Matrix shift_;  // [N, K] W drift + residual
 };
 
+// One input group of a block, as its layers are solved.
+struct Group {
+  InputGroup group = InputGroup::kAttention;
+  GroupInputs inputs;
+  std::optional<Factorization> factorization;
+  int64_t layers = 0;  // that are quantized
+};
+
 }  // namespace
 
 class LayerMaker::State {
@@ -135,14 +143,6 @@ class LayerMaker::State {
   std::vector<NamedTensor> take_rewritten() { return std::exchange(rewritten_, {}); }
 
  private:
-  // One input group of the block, as its layers are solved.
-  struct Group {
-    InputGroup group;
-    GroupInputs inputs;
-    std::optional<Factorization> factorization;
-    int64_t layers = 0;  // that are quantized
-  };
-
   void open_inputs() {
     const Recipe& recipe = plan_.recipe;
     if (recipe.statistics.empty()) {

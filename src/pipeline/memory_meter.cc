@@ -1,8 +1,9 @@
 #include "src/pipeline/memory_meter.h"
 
-#include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <fstream>
+#include <mutex>
 #include <sstream>
 #include <string>
 

@@ -1,6 +1,9 @@
 #include "src/pipeline/method.h"
 
 #include <array>
+#include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "src/tensor/error.h"

@@ -2,15 +2,33 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
 #include <regex>
 #include <set>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "calibration/ranges.h"
+#include "formats/checkpoint.h"
+#include "formats/format.h"
 #include "formats/gguf/types.h"
+#include "formats/json.h"
+#include "quantizers/solvers/solvers.h"
+#include "src/architecture/architecture.h"
+#include "src/model/layout.h"
+#include "src/pipeline/layer_scheme.h"
 #include "src/pipeline/method.h"
+#include "src/pipeline/recipe.h"
 #include "src/pipeline/write_model.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

@@ -2,10 +2,15 @@
 
 #include <string>
 
+#include "formats/json.h"
 #include "src/pipeline/make_layers.h"
 #include "src/pipeline/memory_meter.h"
+#include "src/pipeline/plan.h"
+#include "src/pipeline/progress.h"
+#include "src/pipeline/recipe.h"
 #include "src/pipeline/version.h"
 #include "src/pipeline/write_model.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/stopwatch.h"
 
 namespace nibble {

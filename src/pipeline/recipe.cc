@@ -1,14 +1,26 @@
 #include "src/pipeline/recipe.h"
 
-#include <yaml-cpp/yaml.h>
+#include <yaml-cpp/exceptions.h>
+#include <yaml-cpp/node/convert.h>
+#include <yaml-cpp/node/node.h>
+#include <yaml-cpp/node/parse.h>
+#include <yaml-cpp/node/type.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <set>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "formats/json.h"
+#include "quantizers/solvers/scale_search.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 
@@ -253,7 +265,7 @@ Json from_yaml(const YAML::Node& node, const std::string& where) {
     case YAML::NodeType::Scalar:
       break;
   }
-  const auto text = node.as<std::string>();
+  auto text = node.as<std::string>();
   if (node.Tag() == "!") return text;  // quoted
   if (bool flag = false; YAML::convert<bool>::decode(node, flag)) return flag;
   if (int64_t number = 0; YAML::convert<int64_t>::decode(node, number)) return number;

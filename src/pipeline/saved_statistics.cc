@@ -5,20 +5,35 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <filesystem>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <span>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "calibration/histogram.h"
+#include "calibration/stats.h"
+#include "calibration/windows.h"
 #include "formats/atomic_folder.h"
+#include "formats/checkpoint.h"
+#include "formats/json.h"
 #include "formats/safetensors.h"
 #include "kernels/hessian.h"
+#include "src/architecture/architecture.h"
+#include "src/model/config.h"
+#include "src/model/layout.h"
+#include "src/pipeline/block_inputs.h"
 #include "src/pipeline/fingerprint.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

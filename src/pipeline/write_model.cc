@@ -1,20 +1,32 @@
 #include "src/pipeline/write_model.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "formats/checkpoint_writer.h"
+#include "formats/format.h"
 #include "formats/gguf/blocks.h"
 #include "formats/gguf/types.h"
 #include "src/model/gguf_writer.h"
+#include "src/model/layout.h"
 #include "src/model/open_checkpoint.h"
 #include "src/pipeline/fingerprint.h"
+#include "src/pipeline/plan.h"
+#include "src/pipeline/progress.h"
+#include "src/pipeline/quantize.h"
 #include "src/quantized/ggml_fit.h"
+#include "src/quantized/quantized_linear.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

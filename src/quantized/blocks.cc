@@ -1,6 +1,7 @@
 #include "src/quantized/blocks.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>

@@ -7,7 +7,6 @@
 #include <new>
 #include <optional>
 #include <span>
-#include <string>
 #include <type_traits>
 #include <vector>
 

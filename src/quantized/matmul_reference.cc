@@ -4,6 +4,7 @@
 // becomes 1.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"

@@ -2,6 +2,7 @@
 // is the same because the bounds are integers.
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <span>

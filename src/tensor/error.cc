@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace nibble {
 namespace {

@@ -1,10 +1,18 @@
 #include "src/tensor/tensor.h"
 
+#include <algorithm>
 #include <cassert>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
+#include <span>
+#include <string>
+#include <utility>
 
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 
 namespace nibble {

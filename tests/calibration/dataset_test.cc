@@ -5,10 +5,14 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include "src/model/tokenizer.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "tests/test_data.h"
 

@@ -1,6 +1,8 @@
 // Calibrated quantization through the real program, on a small random model.
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "formats/checkpoint.h"
+#include "src/tensor/tensor.h"
 #include "tests/cli/program.h"
 #include "tests/test_data.h"
 

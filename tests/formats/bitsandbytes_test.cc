@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -18,12 +19,10 @@
 
 #include "formats/checkpoint.h"
 #include "formats/format.h"
-#include "formats/json.h"
 #include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
-#include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"

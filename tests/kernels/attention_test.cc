@@ -5,8 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <vector>
+
+#include "kernels/workspace.h"
 
 namespace nibble {
 namespace {

@@ -5,16 +5,20 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <random>
+#include <span>
 #include <tuple>
 #include <vector>
 
 #include "kernels/int8_paths.h"
+#include "kernels/matmul.h"
 #include "quantizers/solvers/rtn.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 

@@ -3,12 +3,18 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <tuple>
-#include <vector>
+#include <utility>
 
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

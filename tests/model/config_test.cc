@@ -3,12 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "formats/json.h"
+#include "src/architecture/architecture.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "tests/test_data.h"
 

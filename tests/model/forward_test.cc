@@ -4,15 +4,18 @@
 #include <omp.h>
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "src/model/model.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 #include "tests/model/editable_checkpoint.h"
+#include "tests/test_data.h"
 
 namespace nibble {
 namespace {

@@ -3,14 +3,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdint>
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
+#include "src/architecture/architecture.h"
 #include "src/tensor/convert.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 #include "tests/model/editable_checkpoint.h"
+#include "tests/test_data.h"
 
 namespace nibble {
 namespace {

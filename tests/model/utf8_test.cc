@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <optional>
+#include <string>
+
 #include "src/model/byte_letters.h"
 
 namespace nibble {
