@@ -9,6 +9,7 @@
 
 #include "quantizers/solvers/gptq_lanes.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 

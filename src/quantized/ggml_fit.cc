@@ -489,17 +489,6 @@ void check_finite(ConstMatrixRef W, const std::string& where) {
   }
 }
 
-double relative_error(ConstMatrixRef W, const QuantizedLinear& q) {
-  const Matrix V = dequantize(q);
-  double error = 0;
-  double square = 0;
-  for (int64_t n = 0; n < W.rows(); ++n) {
-    error += (W.row(n) - V.row(n)).cast<double>().squaredNorm();
-    square += W.row(n).cast<double>().squaredNorm();
-  }
-  return square == 0 ? 0 : std::sqrt(error / square);
-}
-
 template <typename T>
 T* data_of(Tensor& tensor) {
   return tensor.empty() ? nullptr : reinterpret_cast<T*>(tensor.mutable_bytes().data());

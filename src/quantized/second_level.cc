@@ -10,7 +10,6 @@
 #include <iterator>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "src/quantized/llm_int8.h"
@@ -29,6 +28,7 @@ namespace {
 std::vector<float> from_a_tenth_to_one(int points) {
   const float step = (1.F - 0.1F) / static_cast<float>(points - 1);
   std::vector<float> values;
+  values.reserve(static_cast<size_t>(points));
   for (int i = 0; i < points; ++i) {
     values.push_back(i < points / 2 ? std::fma(step, static_cast<float>(i), 0.1F)
                                     : std::fma(-step, static_cast<float>(points - 1 - i), 1.F));
@@ -189,8 +189,8 @@ void check_second_level(const ParameterValues& scale, const std::string& where) 
 }  // namespace
 
 std::span<const float> dynamic_map() {
-  static const std::array<float, 256> map = make_dynamic_map();
-  return map;
+  static const std::array<float, 256> kMap = make_dynamic_map();
+  return kMap;
 }
 
 Scheme double_quantized(Scheme scheme) {
@@ -240,7 +240,7 @@ void integer_row(const QuantizedLinear& q, int64_t n, std::span<int8_t> integers
 }
 
 ParameterValues double_quantize(std::span<const float> scales) {
-  static const PointMap map(dynamic_map());
+  static const PointMap kMap(dynamic_map());
   ParameterValues result;
   fit_around_mean(scales, result, [](float /*scale*/) { return true; });
   result.values = Tensor::allocate(Dtype::kU8, {std::ssize(scales)});
@@ -250,7 +250,7 @@ ParameterValues double_quantize(std::span<const float> scales) {
     const float largest = second[i / static_cast<size_t>(kNestedBlock)];
     const float x = (scales[i] - result.offset) * (1.F / largest);
     // All alike: every scale is the offset. Byte 0 then, as bitsandbytes has it.
-    stored[i] = largest == 0.F ? uint8_t{0} : map.at(std::clamp(x, -1.F, 1.F));
+    stored[i] = largest == 0.F ? uint8_t{0} : kMap.at(std::clamp(x, -1.F, 1.F));
   }
   return result;
 }
@@ -287,7 +287,7 @@ float second_level_value(const SecondLevel& level, float value, float second, fl
 
 StorableScales::StorableScales(const QuantizedLinear& q)
     : parameter_(*q.scheme.scale),
-      N_(q.N),
+      rows_(q.N),
       blocks_(block_count(q.scheme.blocking, q.N, q.K)),
       steps_(static_cast<float>((1 << q.scheme.grid.bits) - 1)),
       protects_(is_progressive(q.scheme)) {
@@ -312,7 +312,7 @@ StorableScales::StorableScales(const QuantizedLinear& q)
 }
 
 std::span<const float> StorableScales::levels(int64_t block) const {
-  const int64_t index = second_index(*parameter_.second, block, blocks_, N_);
+  const int64_t index = second_index(*parameter_.second, block, blocks_, rows_);
   return std::span(levels_).subspan(static_cast<size_t>(index * level_count_),
                                     static_cast<size_t>(level_count_));
 }
@@ -335,9 +335,9 @@ void StorableScales::round(std::span<float> scales, std::span<const int64_t> blo
 
 // -zero * stored >= -128 and (15 - zero) * stored <= 127.
 ZeroRange StorableScales::protected_zeros(float scale, int64_t block) const {
-  const auto stored = static_cast<int>(scale / levels(block)[0]);
-  return {.smallest = std::max(0.F, steps_ - static_cast<float>(127 / stored)),
-          .largest = std::min(steps_, static_cast<float>(128 / stored))};
+  const float stored = scale / levels(block)[0];
+  return {.smallest = std::max(0.F, steps_ - std::floor(127.F / stored)),
+          .largest = std::min(steps_, std::floor(128.F / stored))};
 }
 
 void StorableScales::store(std::span<const float> scales, QuantizedLinear& q) const {

@@ -34,7 +34,8 @@ Scheme double_quantized(Scheme scheme);
 // second = absmax of the row / 119 in F16; stored 1 to 16 in I8, zero 0 to 15. The product
 // (code - zero) * stored is an 8-bit integer: what W4A8 kernels multiply activations by.
 // Differs: the paper's margin, 119 instead of 127, keeps rounding to nearest in that range; here
-// zero points are such that every code does, for a solver may choose any.
+// zero points are such that every code does, for a solver may choose any. Codes are rounded from
+// the weights at once, where the paper rounds those to 8 bits first.
 Scheme progressive_scheme(int64_t group_size);
 bool is_progressive(const Scheme& scheme);
 
@@ -86,7 +87,7 @@ class StorableScales {
   ZeroRange protected_zeros(float scale, int64_t block) const;
 
   Parameter parameter_;
-  int64_t N_;
+  int64_t rows_;
   int64_t blocks_;
   float steps_;  // 2^bits - 1
   bool protects_;
