@@ -1,7 +1,6 @@
 #include "formats/gguf/container.h"
 
 #include <bit>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
