@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/checkpoint.h"
@@ -74,8 +75,8 @@ bool recognizes(const Json& config) { return lower_name(config, "quant_method") 
 
 std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
   for (const GgmlScheme& row : ggml_schemes()) {
-    const std::string suffix = "weight." + std::string(row.name);
-    if (checkpoint.has(module + "." + suffix)) {
+    if (checkpoint.has(tensor_name(module, row.name))) {
+      const std::string suffix = std::string("weight.").append(row.name);
       return present_tensors(checkpoint, module, {suffix}, {});
     }
   }

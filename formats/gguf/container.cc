@@ -1,7 +1,6 @@
 #include "formats/gguf/container.h"
 
 #include <bit>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -292,7 +291,7 @@ GgufHeader parse_gguf(std::span<const std::byte> file, const std::string& where)
   for (uint64_t i = 0; i < keys; ++i) {
     reader.enter(where + ": metadata key " + std::to_string(i));
     const std::string key = reader.next_string();
-    reader.enter(where + ": metadata '" + key + "'");
+    reader.enter(std::string(where).append(": metadata '").append(key).append("'"));
     header.metadata.set(key, read_value(reader));
   }
   header.alignment = alignment_of(header.metadata);

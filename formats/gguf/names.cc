@@ -77,7 +77,7 @@ std::vector<GgufModule> gguf_modules(const Architecture& row, int64_t layers) {
   }
   for (int64_t block = 0; block < layers; ++block) {
     const std::string number = std::to_string(block) + ".";
-    const std::string ours = prefix + std::string(row.block) + number;
+    const std::string ours = std::string(prefix).append(row.block).append(number);
     const std::string theirs = "blk." + number;
     const auto norm = [&](std::string_view module, const char* name) {
       if (!module.empty()) add(ours + std::string(module), theirs + name);

@@ -1,6 +1,5 @@
 #include "formats/gguf/writer.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>

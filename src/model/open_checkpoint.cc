@@ -5,9 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <ios>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -79,8 +82,8 @@ class Presentation {
     if (tensor == nullptr) return;
     known_.insert(tensor->name);
     const std::string name = module.module + part;
-    if (tensor->type->dtype) {
-      add_plain(module, *tensor, name);
+    if (const auto dtype = tensor->type->dtype) {
+      add_plain(module, *tensor, *dtype, name);
     } else if (!has_blocks(*tensor->type)) {
       throw Error(where(*tensor), "type " + std::string(tensor->type->name) + " is not implemented",
                   "q2_k to q8_0, iq4_nl, iq4_xs, mxfp4, f16, bf16 and f32 are");
@@ -105,8 +108,8 @@ class Presentation {
     return Tensor::borrow({dtype, shape, file->bytes(tensor), Device::kCpu}, file);
   }
 
-  void add_plain(const GgufModule& module, const GgufTensor& tensor, const std::string& name) {
-    const Dtype dtype = *tensor.type->dtype;
+  void add_plain(const GgufModule& module, const GgufTensor& tensor, Dtype dtype,
+                 const std::string& name) {
     const int64_t rows = tensor.shape.empty() ? 0 : head_rows(module, tensor);
     const bool turned = module.transposed && tensor.shape.size() == 2;
     TensorInfo info = {name, dtype, tensor.shape};

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <ios>
 #include <map>
 #include <optional>
 #include <string>
@@ -17,7 +18,6 @@
 #include "formats/gguf/metadata.h"
 #include "formats/json.h"
 #include "src/model/added_tokens.h"
-#include "src/model/pretokenizer.h"
 #include "src/model/tokenizer_config.h"
 #include "src/model/tokenizer_gguf.h"
 #include "src/model/tokenizer_gguf_keys.h"

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,22 +33,19 @@ constexpr float kNothing = 1e-15F;  // weights below are taken for zero
 using Weights = std::span<const float>;
 
 // To nearest even, for magnitudes below 2^22; several times faster than the library's.
+constexpr float kRoundingShift = 0x1.8p23F;
 int nearest(float x) {
-  constexpr float kShift = 0x1.8p23F;
-  return std::bit_cast<int32_t>(x + kShift) - std::bit_cast<int32_t>(kShift);
+  return std::bit_cast<int32_t>(x + kRoundingShift) - std::bit_cast<int32_t>(kRoundingShift);
 }
 
-// The weight of largest magnitude, the first of several.
+// The weight of largest magnitude, the first of several. Magnitudes compare as integers do, which
+// vectorises.
 float extreme(Weights x) {
-  float largest = 0.F;
-  float result = 0.F;
-  for (const float value : x) {
-    if (std::fabs(value) > largest) {
-      largest = std::fabs(value);
-      result = value;
-    }
-  }
-  return result;
+  const auto magnitude = [](float value) { return std::bit_cast<int32_t>(value) & 0x7FFFFFFF; };
+  int32_t largest = 0;
+  for (const float value : x) largest = std::max(largest, magnitude(value));
+  if (largest == 0) return 0.F;
+  return *std::ranges::find(x, largest, magnitude);
 }
 
 float reciprocal(float x) { return x == 0.F ? 0.F : 1.F / x; }
@@ -100,27 +98,30 @@ Plain fit_between(Weights x, int bits, uint8_t* codes) {
   return {.scale = d, .minimum = low};
 }
 
-// Q8_0, halves away from zero.
+// Q8_0, halves away from zero: what is cut off is exact.
 Plain fit_bytes(Weights x, uint8_t* codes) {
   const float d = std::fabs(extreme(x)) / 127.F;
   const float inverse = reciprocal(d);
   for (size_t i = 0; i < x.size(); ++i) {
-    codes[i] = static_cast<uint8_t>(static_cast<int>(std::round(x[i] * inverse)) + 128);
+    const float scaled = x[i] * inverse;
+    const int cut = static_cast<int>(scaled);
+    const float rest = scaled - static_cast<float>(cut);
+    codes[i] = static_cast<uint8_t>(cut + 128 + (rest >= 0.5F ? 1 : 0) - (rest <= -0.5F ? 1 : 0));
   }
   return {.scale = d};
 }
 
-// MXFP4: the power of two that puts the extreme between 4 and 8; of two levels as near the lower.
-Plain fit_e2m1(Weights x, const std::vector<float>& table, uint8_t* codes) {
+// MXFP4: the power of two that puts the extreme between 4 and 8. Of two levels as near the smaller;
+// codes from 8 are negative, and nothing becomes a negative zero.
+Plain fit_e2m1(Weights x, uint8_t* codes) {
+  constexpr std::array kBorders = {0.25F, 0.75F, 1.25F, 1.75F, 2.5F, 3.5F, 5.F};
   const float largest = std::fabs(extreme(x));
   const int exponent = largest > 0.F ? static_cast<int>(std::floor(std::log2(largest))) - 2 : -127;
   const float d = std::ldexp(1.F, std::max(exponent, -127));
   for (size_t i = 0; i < x.size(); ++i) {
-    size_t best = 0;
-    for (size_t code = 1; code < table.size(); ++code) {
-      if (std::fabs(table[code] * d - x[i]) < std::fabs(table[best] * d - x[i])) best = code;
-    }
-    codes[i] = static_cast<uint8_t>(best);
+    int code = 0;
+    for (const float border : kBorders) code += std::fabs(x[i]) > border * d ? 1 : 0;
+    codes[i] = static_cast<uint8_t>(code + (x[i] < 0.F && code > 0 ? 8 : 0));
   }
   return {.scale = d};
 }
@@ -251,69 +252,160 @@ struct Search {
   float first = -1.F;  // the steps of the range that are tried: last + first, + 0.1, ..
   int steps = 20;
   bool absolute = false;  // errors by magnitude, not squared
+  bool raised = true;     // weights are |x| plus the group's root mean square; else |x|
 };
 
+// One number for each group of a block: the groups are fitted side by side in the lanes of vectors,
+// so that every sum keeps its order. GCC's and Clang's vector extensions.
+template <size_t kGroups>
+struct Lanes {
+  typedef float Floats __attribute__((vector_size(kGroups * sizeof(float))));
+  typedef int32_t Integers __attribute__((vector_size(kGroups * sizeof(int32_t))));
+};
+template <size_t kGroups>
+using PerGroup = typename Lanes<kGroups>::Floats;
+
+template <size_t kGroups>
+struct AffineBlock {
+  static constexpr size_t kWidth = kSuperBlock / kGroups;
+  std::array<PerGroup<kGroups>, kWidth> x;
+  std::array<PerGroup<kGroups>, kWidth> weights;
+  std::array<PerGroup<kGroups>, kWidth> tried;  // codes
+  std::array<PerGroup<kGroups>, kWidth> best;
+  PerGroup<kGroups> low;  // at most 0
+  PerGroup<kGroups> high;
+  PerGroup<kGroups> scale;    // of the best
+  PerGroup<kGroups> minimum;  // of the best, at most 0
+};
+
+template <size_t kGroups>
+[[gnu::always_inline]] inline void load_block(const float* values, const Search& search,
+                                              AffineBlock<kGroups>& block) {
+  constexpr size_t kWidth = AffineBlock<kGroups>::kWidth;
+  for (size_t i = 0; i < kWidth; ++i) {
+    for (size_t g = 0; g < kGroups; ++g) block.x[i][g] = values[g * kWidth + i];
+  }
+  PerGroup<kGroups> mean = {};
+  block.low = PerGroup<kGroups>{};
+  block.high = block.x[0];
+  for (const PerGroup<kGroups>& x : block.x) {
+    mean += x * x;
+    block.low = x < block.low ? x : block.low;
+    block.high = x > block.high ? x : block.high;
+  }
+  for (size_t g = 0; g < kGroups; ++g) {
+    mean[g] = search.raised ? std::sqrt(mean[g] / static_cast<float>(kWidth)) : 0.F;
+  }
+  for (size_t i = 0; i < kWidth; ++i) {
+    block.weights[i] = mean + (block.x[i] < 0.F ? -block.x[i] : block.x[i]);
+  }
+}
+
+// tried = rne((x - minimum) * steps_per_weight), 0 .. last.
+template <size_t kGroups>
+[[gnu::always_inline]] inline void round_block(const PerGroup<kGroups>& steps_per_weight, int last,
+                                               AffineBlock<kGroups>& block) {
+  using Integers = typename Lanes<kGroups>::Integers;
+  for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+    const PerGroup<kGroups> shifted =
+        steps_per_weight * (block.x[i] - block.minimum) + kRoundingShift;
+    Integers code = reinterpret_cast<Integers>(shifted) - std::bit_cast<int32_t>(kRoundingShift);
+    code = code < 0 ? Integers{} : code;
+    code = code > last ? Integers{} + last : code;
+    block.tried[i] = __builtin_convertvector(code, PerGroup<kGroups>);
+  }
+}
+
+// Of `tried` with these parameters.
+template <size_t kGroups>
+[[gnu::always_inline]] inline void errors_of(const PerGroup<kGroups>& scale,
+                                             const PerGroup<kGroups>& minimum, bool absolute,
+                                             const AffineBlock<kGroups>& block,
+                                             PerGroup<kGroups>& errors) {
+  errors = PerGroup<kGroups>{};
+  for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+    const PerGroup<kGroups> off = scale * block.tried[i] + minimum - block.x[i];
+    errors += block.weights[i] * (absolute ? (off < 0.F ? -off : off) : off * off);
+  }
+}
+
+// Scale and minimum of least weighted squares for `tried`; determinant: 0 or less where there is
+// none.
+template <size_t kGroups>
+struct LeastSquares {
+  PerGroup<kGroups> scale, minimum, determinant;
+};
+
+template <size_t kGroups>
+[[gnu::always_inline]] inline void least_squares(const PerGroup<kGroups>& sum_w,
+                                                 const PerGroup<kGroups>& sum_x,
+                                                 const AffineBlock<kGroups>& block,
+                                                 LeastSquares<kGroups>& fit) {
+  PerGroup<kGroups> sum_q = {};
+  PerGroup<kGroups> sum_qq = {};
+  PerGroup<kGroups> sum_xq = {};
+  for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+    const PerGroup<kGroups> weighted = block.weights[i] * block.tried[i];
+    sum_q += weighted;
+    sum_qq += weighted * block.tried[i];
+    sum_xq += weighted * block.x[i];
+  }
+  fit.determinant = sum_w * sum_qq - sum_q * sum_q;
+  fit.scale = (sum_w * sum_xq - sum_x * sum_q) / fit.determinant;
+  fit.minimum = (sum_qq * sum_x - sum_q * sum_xq) / fit.determinant;
+  fit.scale = fit.minimum > 0.F ? sum_xq / sum_qq : fit.scale;
+  fit.minimum = fit.minimum > 0.F ? PerGroup<kGroups>{} : fit.minimum;
+}
+
 // q = rne((x - minimum) / scale) with scale and minimum (at most 0) from weighted least squares,
-// over scales around (largest - minimum) / last, the minimum being the best so far. Returns the
-// scale and, positive, the minimum.
-Plain fit_affine(Weights x, Weights weights, const Search& search, uint8_t* codes) {
-  const auto [low_at, high_at] = std::ranges::minmax(x);
-  const float low = std::min(low_at, 0.F);
-  const float high = high_at;
-  float sum_w = weights[0];
-  float sum_x = sum_w * x[0];
-  for (size_t i = 1; i < x.size(); ++i) {
-    sum_w += weights[i];
-    sum_x += weights[i] * x[i];
+// over scales around (largest - minimum) / last, the minimum being the best so far.
+template <size_t kGroups>
+[[gnu::always_inline]] inline void search_affine(const float* values, const Search& search,
+                                                 AffineBlock<kGroups>& block) {
+  load_block<kGroups>(values, search, block);
+  PerGroup<kGroups> sum_w = {};
+  PerGroup<kGroups> sum_x = {};
+  for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+    sum_w += block.weights[i];
+    sum_x += block.weights[i] * block.x[i];
   }
-  std::fill_n(codes, x.size(), uint8_t{0});
-  if (high == low) return {.scale = 0.F, .minimum = -low};
   const auto last = static_cast<float>(search.last);
-  const float inverse = last / (high - low);
-  Plain best = {.scale = 1.F / inverse, .minimum = low};
-  std::array<uint8_t, kBlock> tried{};
-  const auto round_at = [&](float steps_per_weight) {
-    for (size_t i = 0; i < x.size(); ++i) {
-      const int code = nearest(steps_per_weight * (x[i] - best.minimum));
-      tried[i] = static_cast<uint8_t>(std::clamp(code, 0, search.last));
-    }
-  };
-  const auto error_of = [&](const Plain& plain) {
-    float error = 0.F;
-    for (size_t i = 0; i < x.size(); ++i) {
-      const float off = plain.scale * static_cast<float>(tried[i]) + plain.minimum - x[i];
-      error += weights[i] * (search.absolute ? std::fabs(off) : off * off);
-    }
-    return error;
-  };
-  round_at(inverse);
-  std::copy_n(tried.begin(), x.size(), codes);
-  float best_error = error_of(best);
+  block.minimum = block.low;
+  PerGroup<kGroups> steps = last / (block.high - block.low);
+  block.scale = 1.F / steps;
+  round_block<kGroups>(steps, search.last, block);
+  block.best = block.tried;
+  PerGroup<kGroups> least;
+  errors_of<kGroups>(block.scale, block.minimum, search.absolute, block, least);
   for (int step = 0; step <= search.steps; ++step) {
-    round_at((search.first + 0.1F * static_cast<float>(step) + last) / (high - best.minimum));
-    float sum_q = 0.F;
-    float sum_qq = 0.F;
-    float sum_xq = 0.F;
-    for (size_t i = 0; i < x.size(); ++i) {
-      const auto q = static_cast<float>(tried[i]);
-      sum_q += weights[i] * q;
-      sum_qq += weights[i] * q * q;
-      sum_xq += weights[i] * q * x[i];
-    }
-    const float determinant = sum_w * sum_qq - sum_q * sum_q;
-    if (determinant <= 0.F) continue;
-    Plain fit = {.scale = (sum_w * sum_xq - sum_x * sum_q) / determinant,
-                 .minimum = (sum_qq * sum_x - sum_q * sum_xq) / determinant};
-    if (fit.minimum > 0.F) fit = {.scale = sum_xq / sum_qq, .minimum = 0.F};
-    const float error = error_of(fit);
-    if (error < best_error) {
-      std::copy_n(tried.begin(), x.size(), codes);
-      best_error = error;
-      best = fit;
+    const float range = search.first + 0.1F * static_cast<float>(step) + last;
+    steps = range / (block.high - block.minimum);
+    round_block<kGroups>(steps, search.last, block);
+    LeastSquares<kGroups> fit;
+    least_squares<kGroups>(sum_w, sum_x, block, fit);
+    PerGroup<kGroups> errors;
+    errors_of<kGroups>(fit.scale, fit.minimum, search.absolute, block, errors);
+    const typename Lanes<kGroups>::Integers better = (fit.determinant > 0.F) & (errors < least);
+    least = better ? errors : least;
+    block.scale = better ? fit.scale : block.scale;
+    block.minimum = better ? fit.minimum : block.minimum;
+    for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+      block.best[i] = better ? block.tried[i] : block.best[i];
     }
   }
-  best.minimum = -best.minimum;
-  return best;
+}
+
+// The same instructions with wider vectors where there are some; the bits are the same.
+#define NIBBLE_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+
+NIBBLE_VECTOR_CLONES void search_groups(const float* values, const Search& search,
+                                        AffineBlock<8>& block) {
+  search_affine<8>(values, search, block);
+}
+
+NIBBLE_VECTOR_CLONES void search_groups(const float* values, const Search& search,
+                                        AffineBlock<16>& block) {
+  search_affine<16>(values, search, block);
 }
 
 // ---- whole layers -------------------------------------------------------------------------------
@@ -335,7 +427,7 @@ void quantize_plain(std::string_view type, const Grid& grid, Weights x, int64_t 
                     const Output& out) {
   uint8_t* codes = out.codes + b * kBlock;
   if (type == "mxfp4") {
-    const float scale = fit_e2m1(x, grid.table, codes).scale;
+    const float scale = fit_e2m1(x, codes).scale;
     out.scale[b] = std::byte{float_to_f8(scale, Dtype::kF8E8M0)};
     return;
   }
@@ -405,53 +497,52 @@ void quantize_symmetric(std::string_view type, const Scheme& scheme, Weights x, 
 }
 
 Search search_of(std::string_view type) {
-  if (type == "q2_k") return {.last = 3, .first = -0.5F, .steps = 15, .absolute = true};
+  if (type == "q2_k") {
+    return {.last = 3, .first = -0.5F, .steps = 15, .absolute = true, .raised = false};
+  }
   if (type == "q4_k") return {.last = 15, .first = -1.F, .steps = 20};
   return {.last = 31, .first = -0.5F, .steps = 15};
 }
 
 // Q2_K, Q4_K, Q5_K: the largest group scale and minimum become the highest integers.
-void quantize_affine(std::string_view type, const Scheme& scheme, Weights x, int64_t b,
+template <size_t kGroups>
+void quantize_affine(const Search& search, int parameter_bits, Weights x, int64_t b,
                      const Output& out) {
-  const auto group = static_cast<size_t>(scheme.blocking.columns);
-  const size_t groups = kSuperBlock / group;
-  const Search search = search_of(type);
-  const auto top = static_cast<float>((1 << scheme.scale->bits) - 1);
+  constexpr size_t kWidth = kSuperBlock / kGroups;
+  AffineBlock<kGroups> block;
+  search_groups(x.data(), search, block);
   uint8_t* codes = out.codes + b * kSuperBlock;
-  std::array<Plain, 16> fits;
   Plain largest;
-  std::array<float, kBlock> weights{};
-  for (size_t j = 0; j < groups; ++j) {
-    const Weights part = x.subspan(j * group, group);
-    float mean = 0.F;
-    if (type != "q2_k") {
-      for (const float value : part) mean += value * value;
-      mean = std::sqrt(mean / static_cast<float>(group));
+  for (size_t g = 0; g < kGroups; ++g) {
+    const bool flat = block.high[g] == block.low[g];
+    if (flat) block.scale[g] = 0.F;
+    block.minimum[g] = -block.minimum[g];
+    for (size_t i = 0; i < kWidth; ++i) {
+      codes[g * kWidth + i] = flat ? uint8_t{0} : static_cast<uint8_t>(block.best[i][g]);
     }
-    for (size_t i = 0; i < group; ++i) weights[i] = mean + std::fabs(part[i]);
-    fits[j] = fit_affine(part, Weights(weights).first(group), search, codes + j * group);
-    largest.scale = std::max(largest.scale, fits[j].scale);
-    largest.minimum = std::max(largest.minimum, fits[j].minimum);
+    largest.scale = std::max(largest.scale, block.scale[g]);
+    largest.minimum = std::max(largest.minimum, block.minimum[g]);
   }
-  const auto inverse = [top](float x_largest) { return x_largest > 0.F ? top / x_largest : 0.F; };
+  const auto top = static_cast<float>((1 << parameter_bits) - 1);
   out.scale_second[b] = float_to_f16(largest.scale / top);
   out.minimum_second[b] = float_to_f16(largest.minimum / top);
   const float d = f16_to_float(out.scale_second[b]);
   const float m = f16_to_float(out.minimum_second[b]);
   out.minimum_second[b] ^= 0x8000;  // the scheme adds what the type subtracts
-  const auto first = b * static_cast<int64_t>(groups);
-  for (size_t j = 0; j < groups; ++j) {
-    const auto stored = [&](float largest_value, float value) {
-      return std::clamp(nearest(inverse(largest_value) * value), 0, static_cast<int>(top));
-    };
-    const int scale = stored(largest.scale, fits[j].scale);
-    const int minimum = stored(largest.minimum, fits[j].minimum);
-    out.scale[first + static_cast<int64_t>(j)] = static_cast<std::byte>(scale);
-    out.minimum[first + static_cast<int64_t>(j)] = static_cast<std::byte>(minimum);
+  const auto stored = [top](float most, float value) {
+    const float inverse = most > 0.F ? top / most : 0.F;
+    return std::clamp(nearest(inverse * value), 0, static_cast<int>(top));
+  };
+  const size_t first = static_cast<size_t>(b) * kGroups;
+  for (size_t g = 0; g < kGroups; ++g) {
+    const int scale = stored(largest.scale, block.scale[g]);
+    const int minimum = stored(largest.minimum, block.minimum[g]);
+    out.scale[first + g] = static_cast<std::byte>(scale);
+    out.minimum[first + g] = static_cast<std::byte>(minimum);
     const float group_scale = d * static_cast<float>(scale);
     if (group_scale == 0.F) continue;
     const float group_minimum = m * static_cast<float>(minimum);
-    for (size_t i = j * group; i < (j + 1) * group; ++i) {
+    for (size_t i = g * kWidth; i < (g + 1) * kWidth; ++i) {
       const int code = nearest((x[i] + group_minimum) / group_scale);
       codes[i] = static_cast<uint8_t>(std::clamp(code, 0, search.last));
     }
@@ -478,15 +569,18 @@ QuantizedLinear allocate(const Scheme& scheme, int64_t N, int64_t K) {
 }
 
 void check_finite(ConstMatrixRef W, const std::string& where) {
+  int64_t first = W.rows();
+#pragma omp parallel for schedule(static) reduction(min : first)
   for (int64_t n = 0; n < W.rows(); ++n) {
-    if (W.row(n).allFinite()) continue;
-    int64_t k = 0;
-    while (std::isfinite(W(n, k))) ++k;
-    throw Error(where,
-                std::string(std::isnan(W(n, k)) ? "NaN" : "infinity") + " at row " +
-                    std::to_string(n) + ", column " + std::to_string(k),
-                "is the checkpoint damaged?");
+    if (!W.row(n).allFinite()) first = std::min(first, n);
   }
+  if (first == W.rows()) return;
+  int64_t k = 0;
+  while (std::isfinite(W(first, k))) ++k;
+  throw Error(where,
+              std::string(std::isnan(W(first, k)) ? "NaN" : "infinity") + " at row " +
+                  std::to_string(first) + ", column " + std::to_string(k),
+              "is the checkpoint damaged?");
 }
 
 template <typename T>
@@ -520,7 +614,12 @@ RoundedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type, const std:
       if (type.block == kBlock) {
         quantize_plain(type.name, scheme.grid, x, b, out);
       } else if (scheme.minimum) {
-        quantize_affine(type.name, scheme, x, b, out);
+        const Search search = search_of(type.name);
+        if (scheme.blocking.columns == 16) {
+          quantize_affine<16>(search, scheme.scale->bits, x, b, out);
+        } else {
+          quantize_affine<8>(search, scheme.scale->bits, x, b, out);
+        }
       } else {
         quantize_symmetric(type.name, scheme, x, b, out);
       }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -317,6 +318,31 @@ TEST(GgufMutations, OfEveryByteOfASmallHeader) {
       } catch (const Error& error) {
         ASSERT_THAT(error.what(), HasSubstr("m.gguf")) << at << " " << value;
       }
+    }
+  }
+}
+
+TEST(GgufMutations, OfALlamaCppFilesHeader) {
+  NIBBLE_NEEDS_TEST_DATA();
+  const std::string bytes = read_file(test_data() / "models" / "tinystories-656k.f16.gguf");
+  const auto header_bytes = static_cast<uint32_t>(parse(bytes).data_begin);
+  std::mt19937 random(3);
+  for (int round = 0; round < 1000; ++round) {
+    std::string changed = bytes;
+    for (uint32_t i = 0; i <= random() % 4; ++i) {
+      // Most of the header is text of the vocabulary: half of the changes are near its ends.
+      const uint32_t range = random() % 2 == 0 ? 900 : header_bytes;
+      const uint32_t from = random() % 2 == 0 ? 0 : header_bytes - range;
+      changed[from + random() % range] = static_cast<char>(random());
+    }
+    if (random() % 8 == 0) changed.resize(random() % changed.size());
+    try {
+      const GgufHeader header = parse(changed);
+      for (const GgufTensor& tensor : header.tensors) {
+        ASSERT_LE(header.data_begin + tensor.offset + tensor.bytes, std::ssize(changed));
+      }
+    } catch (const Error& error) {
+      ASSERT_THAT(error.what(), HasSubstr("m.gguf"));
     }
   }
 }
