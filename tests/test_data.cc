@@ -1,9 +1,12 @@
 #include "tests/test_data.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
+#include <ios>
 #include <iterator>
 #include <stdexcept>
+#include <string>
 #include <system_error>
 
 namespace nibble {

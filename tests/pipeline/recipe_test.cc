@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "quantizers/solvers/scale_search.h"
 #include "src/pipeline/layer_scheme.h"
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"

@@ -1,6 +1,8 @@
 // Which tokens each protocol scores.
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "src/pipeline/evaluate.h"

@@ -1,5 +1,6 @@
 #include "tests/quantized/layers.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>

@@ -6,11 +6,13 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
 #include "src/quantized/blocks.h"
+#include "src/quantized/range_rule.h"
 #include "tests/quantized/layers.h"
 
 namespace nibble {

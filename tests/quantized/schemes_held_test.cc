@@ -3,12 +3,12 @@
 // another program (NIBBLE_TEST_DATA/golden, layouts in its README.md).
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 

@@ -5,19 +5,21 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
-#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "kernels/factorize.h"
-#include "kernels/hessian.h"
 #include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/rtn.h"
+#include "quantizers/solvers/scale_search.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"

@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 #include "tests/test_data.h"
 
 namespace nibble {

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <set>
 #include <string>
 
+#include "kernels/factorize.h"
+#include "quantizers/solvers/gptq.h"
+#include "quantizers/solvers/solver.h"
 #include "src/quantized/codebooks.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"

@@ -9,6 +9,7 @@
 #include <immintrin.h>
 #include <omp.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,7 +26,6 @@
 #include "kernels/matmul.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
-#include "src/tensor/cpu_features.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"

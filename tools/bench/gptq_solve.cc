@@ -3,6 +3,7 @@
 // H.f32 [K, K], W.f32 [N, K]: raw floats. Prints one JSON object per round: seconds of wall and of
 // processor time (all threads), parts, and the loss tr((W-Q) H (W-Q)') / tr(W H W').
 #include <omp.h>
+#include <time.h>
 
 #include <chrono>
 #include <cstdint>
@@ -10,11 +11,14 @@
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
+#include <ios>
 #include <string>
 
 #include "kernels/factorize.h"
 #include "quantizers/solvers/gptq.h"
 #include "quantizers/solvers/layer_error.h"
+#include "quantizers/solvers/scale_search.h"
+#include "quantizers/solvers/solver.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
