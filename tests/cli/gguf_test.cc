@@ -16,8 +16,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kModel = own_test_data() / "bookworm-5m";
-const std::string kText = own_test_data() / "books.eval.sample.txt";
+const std::string kBookworm = own_test_data() / "bookworm-5m";
+const std::string kSample = own_test_data() / "books.eval.sample.txt";
 
 Json run_json(std::vector<std::string> arguments, int status = 0) {
   arguments.emplace_back("--json");
@@ -27,7 +27,7 @@ Json run_json(std::vector<std::string> arguments, int status = 0) {
 }
 
 double loss(const fs::path& model) {
-  return run_json({"evaluate", model, "-d", kText, "--limit", "1024", "--seq-len", "256"})["nll"];
+  return run_json({"evaluate", model, "-d", kSample, "--limit", "1024", "--seq-len", "256"})["nll"];
 }
 
 bool same_tensors(const fs::path& a, const fs::path& b) {
@@ -51,7 +51,7 @@ TEST(CliGguf, CodesAndLossAreTheSameInAFileAndInAFolder) {
   const fs::path at = folder.path();
   for (const std::string type : {"q4_k", "q8_0"}) {
     const fs::path file = at / (type + ".gguf");
-    run_json({"quantize", kModel, "-o", file, "--scheme", type});
+    run_json({"quantize", kBookworm, "-o", file, "--scheme", type});
     run_json({"export", file, "-f", "nibble", "-o", at / type});
     run_json({"export", at / type, "-f", "gguf", "-o", at / (type + "-again.gguf")});
     EXPECT_EQ(loss(file), loss(at / type)) << type;
@@ -62,10 +62,10 @@ TEST(CliGguf, CodesAndLossAreTheSameInAFileAndInAFolder) {
 TEST(CliGguf, AFileIsAModelToQuantize) {
   const TemporaryFolder folder;
   const fs::path file = folder.path() / "dense.gguf";
-  run_json({"quantize", kModel, "-o", file, "--scheme", "q8_0", "--exclude", "."});
-  EXPECT_EQ(loss(file), loss(kModel));
+  run_json({"quantize", kBookworm, "-o", file, "--scheme", "q8_0", "--exclude", "."});
+  EXPECT_EQ(loss(file), loss(kBookworm));
   run_json({"quantize", file, "-o", folder.path() / "a", "-m", "rtn", "-f", "gptq"});
-  run_json({"quantize", kModel, "-o", folder.path() / "b", "-m", "rtn", "-f", "gptq"});
+  run_json({"quantize", kBookworm, "-o", folder.path() / "b", "-m", "rtn", "-f", "gptq"});
   EXPECT_EQ(loss(folder.path() / "a"), loss(folder.path() / "b"));
 }
 
