@@ -133,7 +133,7 @@ TEST(Bitsandbytes, BytesAreTheirs) {
     const RoundedLinear rounded = quantize_to_table(W, scheme, "m");
     int compared = 0;
     for (const auto& [tensor_name, tensor] :
-         ours().encode(module_of("m", rounded.q, Dtype::kF32), rounded.q)) {
+         bitsandbytes().encode(module_of("m", rounded.q, Dtype::kF32), rounded.q)) {
       std::string key = tensor_name == "m.weight" ? "weight" : tensor_name.substr(9);
       if (key.starts_with("quant_state")) key = "quant_state";
       if (!row.contains(key)) continue;
@@ -155,17 +155,18 @@ TEST(Bitsandbytes, LlmInt8BytesAreTheirs) {
     const Matrix W = weights_of(row.at("source"));
     const QuantizedLinear q = quantize_llm_int8(W, "m").q;
     ASSERT_NO_THROW(check(q, "m"));
-    EXPECT_EQ(crc(encoded(ours(), q, "m.weight").bytes()), row.at("weight")) << row.at("source");
-    EXPECT_EQ(crc(encoded(ours(), q, "m.SCB").bytes()), row.at("SCB")) << row.at("source");
+    EXPECT_EQ(crc(encoded(bitsandbytes(), q, "m.weight").bytes()), row.at("weight"))
+        << row.at("source");
+    EXPECT_EQ(crc(encoded(bitsandbytes(), q, "m.SCB").bytes()), row.at("SCB")) << row.at("source");
   }
 }
 
 // ---- files of others ----------------------------------------------------------------------------
 
 // Numbers and arrays of NIBBLE_TEST_DATA/golden/bitsandbytes, little-endian.
-class Blob {
+class GoldenLayer {
  public:
-  explicit Blob(const std::string& name)
+  explicit GoldenLayer(const std::string& name)
       : bytes_(read_file(test_data() / "golden" / "bitsandbytes" / name)) {}
   template <typename T>
   std::vector<T> next(size_t count) {
@@ -188,7 +189,7 @@ Tensor tensor_of(Dtype dtype, Shape shape, const std::vector<T>& values) {
 
 TEST(Bitsandbytes, RealLlmInt8WeightsDecodeBitForBit) {
   NIBBLE_NEEDS_TEST_DATA();
-  Blob blob("llama_1b_int8.bin");
+  GoldenLayer blob("llama_1b_int8.bin");
   ASSERT_EQ(blob.number(), 1U);
   const int64_t N = blob.number();
   const int64_t K = blob.number();
@@ -200,15 +201,15 @@ TEST(Bitsandbytes, RealLlmInt8WeightsDecodeBitForBit) {
   const Json config = {{"quant_method", "bitsandbytes"}, {"load_in_8bit", true}};
   const TemporaryFolder folder;
   const Checkpoint checkpoint = written(folder.path() / "model", config, tensors);
-  EXPECT_EQ(ours().tensors_of(checkpoint, "m").size(), 3U);
-  const QuantizedLinear q = ours().decode(checkpoint, "m", N, K);
+  EXPECT_EQ(bitsandbytes().tensors_of(checkpoint, "m").size(), 3U);
+  const QuantizedLinear q = bitsandbytes().decode(checkpoint, "m", N, K);
   const auto expected = blob.next<uint16_t>(lengths[2] / 2);
   const Matrix W = dequantize(q);
   ASSERT_EQ(static_cast<size_t>(W.size()), expected.size());
   for (size_t i = 0; i < expected.size(); ++i) {
     ASSERT_EQ(float_to_bf16(W.data()[i]), expected[i]) << i;
   }
-  Stored again = stored(ours(), q);
+  Stored again = stored(bitsandbytes(), q);
   EXPECT_EQ(again.config.at("load_in_8bit"), true);
   EXPECT_THAT(again.at("m.weight").bytes(), ::testing::ElementsAreArray(tensors[0].tensor.bytes()));
   EXPECT_THAT(again.at("m.SCB").bytes(), ::testing::ElementsAreArray(tensors[1].tensor.bytes()));
@@ -313,9 +314,9 @@ TEST(Bitsandbytes, NotANumberInAScaleIsAnError) {
 }
 
 TEST(Bitsandbytes, BrokenLlmInt8ModulesAreNamed) {
-  const Stored whole = stored(ours(), quantize_llm_int8(generated(8, 16), "m").q);
+  const Stored whole = stored(bitsandbytes(), quantize_llm_int8(generated(8, 16), "m").q);
   const auto error_of = [](const Stored& s) {
-    return decode_error(ours(), s.config, s.tensors, 8, 16);
+    return decode_error(bitsandbytes(), s.config, s.tensors, 8, 16);
   };
   EXPECT_EQ(error_of(whole), "");
   Stored tiled = whole;
@@ -332,7 +333,7 @@ TEST(Bitsandbytes, BrokenLlmInt8ModulesAreNamed) {
   without.remove("m.SCB");
   const TemporaryFolder folder;
   const Checkpoint checkpoint = written(folder.path() / "model", without.config, without.tensors);
-  EXPECT_THAT([&] { ours().tensors_of(checkpoint, "m"); },
+  EXPECT_THAT([&] { bitsandbytes().tensors_of(checkpoint, "m"); },
               ::testing::ThrowsMessage<Error>(HasSubstr("without 'm.SCB'")));
 }
 

@@ -238,7 +238,7 @@ TEST(Gptq, AsymmetricStaysAsymmetric) {
 
 // ---- files of others ----------------------------------------------------------------------------
 
-struct Blob {
+struct GoldenSlice {
   std::string bytes;
   size_t at = 0;
   uint32_t number() {
@@ -260,7 +260,7 @@ TEST(Gptq, GoldenSlicesDecodeBitForBit) {
   NIBBLE_NEEDS_TEST_DATA();
   int files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(test_data() / "golden" / "gptq")) {
-    Blob blob{read_file(entry.path())};
+    GoldenSlice blob{read_file(entry.path())};
     const int64_t bits = blob.number(), group_size = blob.number();
     const int64_t K = blob.number(), N = blob.number();
     const Dtype scale_dtypes[] = {Dtype::kF32, Dtype::kBF16, Dtype::kF16};
