@@ -3,7 +3,8 @@
 //   NIBBLE_TARGET        attributes of the path's functions, all inlined into
 //   NIBBLE_TARGET_ENTRY  the kernels, which have these
 // and hands over a struct Path with
-//   TableDecode<kBits>, IntegerDecode, GatherDecode   static kCodeBits; set_group(scale, zero, minimum);
+//   TableDecode<kBits>, IntegerDecode, GatherDecode   static kCodeBits; set_group(scale, zero,
+//   minimum);
 //                                                     decode<chunk>(tile) -> weights of a chunk
 //   TokenSums<kTokens>   token<chunk, token>(weights); next_tile<chunks>(); sum<token>()
 //   Store                 chunk<chunk>(weights); next_tile<chunks>()

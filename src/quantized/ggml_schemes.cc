@@ -13,8 +13,6 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kSuperBlock = 256;  // weights that share the second level
-
 Grid integers(int bits, int lowest) {
   return {.kind = Grid::Kind::kInteger, .bits = bits, .lowest = lowest};
 }

@@ -10,6 +10,8 @@
 
 namespace nibble {
 
+inline constexpr int64_t kSuperBlock = 256;  // weights that share the second level of the K types
+
 struct GgmlScheme {
   std::string_view name;
   int64_t block = 32;  // weights of a row that are stored together: K must be a multiple
