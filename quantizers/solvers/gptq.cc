@@ -71,6 +71,11 @@ void check_problem(const LinearProblem& problem, ConstMatrixRef H,
   if (scheme.grid.kind != Grid::Kind::kInteger || scheme.grid.bits < 2 || scheme.grid.bits > 8) {
     throw Error(problem.where, "gptq to " + describe(scheme), "expected integers of 2 to 8 bits");
   }
+  if (scheme.minimum) {
+    throw Error(
+        problem.where, "gptq to " + describe(scheme) + ": it does not fit minimums",
+        "choose round to nearest (-m rtn), or a scheme with zero points or none (q4_0, q8_0)");
+  }
   if (scheme.blocking.rows != 1 || scheme.blocking.flattened) {
     throw Error(problem.where, "gptq to " + describe(scheme), "expected groups or whole rows");
   }
