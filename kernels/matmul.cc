@@ -73,13 +73,19 @@ void arrange_columns(const TensorView& w, std::span<float> out) {
   }
 }
 
-// Rows of x with a stride at which they do not evict each other from L1.
+// Columns [first, first + columns) of rows of x, with a stride at which they do not evict each
+// other from L1.
 class Rows {
  public:
-  explicit Rows(ConstMatrixRef x) : data_(x.data()), stride_(x.outerStride()) {
-    if (x.rows() < 8 || stride_ % kAliasing != 0) return;
-    copy_.resize(x.rows(), x.cols() + kPanelWidth / 2);
-    copy_.leftCols(x.cols()) = x;
+  explicit Rows(ConstMatrixRef x)
+      : x_(x), aliased_(x.rows() >= 8 && x.outerStride() % kAliasing == 0) {}
+
+  void select(int64_t first, int64_t columns) {
+    data_ = x_.data() + first;
+    stride_ = x_.outerStride();
+    if (!aliased_) return;
+    copy_.resize(x_.rows(), kDepth + kPanelWidth / 2);
+    copy_.leftCols(columns) = x_.middleCols(first, columns);
     data_ = copy_.data();
     stride_ = copy_.cols();
   }
@@ -87,40 +93,43 @@ class Rows {
   int64_t stride() const { return stride_; }
 
  private:
+  ConstMatrixRef x_;
+  bool aliased_;
   Matrix copy_;
-  const float* data_;
-  int64_t stride_;
+  const float* data_ = nullptr;
+  int64_t stride_ = 0;
 };
 
 // Outputs of the panels [first, last); y begins at the first one's.
-void multiply(const Rows& x, const PanelMatrix& w, int64_t first, int64_t last, MatrixRef y,
+void multiply(ConstMatrixRef x, const PanelMatrix& w, int64_t first, int64_t last, MatrixRef y,
               Accumulate accumulate) {
   const RowPath& path = row_path();
+  const int64_t whole_panels = y.cols() / kPanelWidth;
+  const int64_t rest = y.cols() % kPanelWidth;
   Matrix edge;  // the outputs of a panel that sticks out of y
-  for (int64_t panel = first; panel < last; ++panel) {
-    const int64_t column = (panel - first) * kPanelWidth;
-    const int64_t width = std::min(kPanelWidth, y.cols() - column);
-    const bool whole = width == kPanelWidth;
-    if (!whole) {
-      edge.setZero(y.rows(), kPanelWidth);
-      if (accumulate == Accumulate::kYes) edge.leftCols(width) = y.middleCols(column, width);
-    }
-    for (int64_t k = 0; k < w.K; k += kDepth) {
-      const int64_t depth = std::min(kDepth, w.K - k);
+  if (rest > 0) {
+    edge.setZero(y.rows(), kPanelWidth);
+    if (accumulate == Accumulate::kYes) edge.leftCols(rest) = y.rightCols(rest);
+  }
+  Rows rows(x);
+  for (int64_t k = 0; k < w.K; k += kDepth) {
+    const int64_t depth = std::min(kDepth, w.K - k);
+    rows.select(k, depth);
+    for (int64_t panel = first; panel < last; ++panel) {
+      const bool whole = panel - first < whole_panels;
       const float* b = w.panel(panel) + k * kPanelWidth;
-      const bool more = k + depth < w.K || panel + 1 < last;
-      path.multiply_tile({.a = x.data() + k,
-                          .a_stride = x.stride(),
+      path.multiply_tile({.a = rows.data(),
+                          .a_stride = rows.stride(),
                           .b = b,
-                          .c = whole ? y.data() + column : edge.data(),
+                          .c = whole ? y.data() + (panel - first) * kPanelWidth : edge.data(),
                           .c_stride = whole ? y.outerStride() : kPanelWidth,
                           .rows = y.rows(),
                           .depth = depth,
                           .accumulate = k > 0 || accumulate == Accumulate::kYes,
-                          .next = more ? b + depth * kPanelWidth : b});
+                          .next = panel + 1 < last ? b + w.K * kPanelWidth : b});
     }
-    if (!whole) y.middleCols(column, width) = edge.leftCols(width);
   }
+  if (rest > 0) y.rightCols(rest) = edge.leftCols(rest);
 }
 
 void multiply_all(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixRef y,
@@ -130,7 +139,7 @@ void multiply_all(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixR
   const int64_t first_panel = first / kPanelWidth;
   const int64_t count = panels(y.cols());
   if (omp_in_parallel()) {
-    return multiply(Rows(x), w, first_panel, first_panel + count, y, accumulate);
+    return multiply(x, w, first_panel, first_panel + count, y, accumulate);
   }
   const int64_t row_tiles = (x.rows() + kTileRows - 1) / kTileRows;
   const int64_t panel_tiles = (count + kTilePanels - 1) / kTilePanels;
@@ -142,7 +151,7 @@ void multiply_all(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixR
     const int64_t last = std::min(count, panel + kTilePanels);
     const int64_t column = panel * kPanelWidth;
     const int64_t columns = std::min(y.cols(), last * kPanelWidth) - column;
-    multiply(Rows(x.middleRows(t, rows)), w, first_panel + panel, first_panel + last,
+    multiply(x.middleRows(t, rows), w, first_panel + panel, first_panel + last,
              y.block(t, column, rows, columns), accumulate);
   }
 }
