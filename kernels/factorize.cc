@@ -30,9 +30,12 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kTile = 256;
-constexpr int64_t kStripColumns = 2 * kTile;  // of one product: BLAS arranges its left side anew
-constexpr int64_t kSolveRows = 64;            // rows of B per task of solve_rows
-constexpr int64_t kMoveTile = 64;             // rows per task when the Hessian is reordered
+// Columns of one product: BLAS arranges its left side anew in each. The last strips are narrow, so
+// that threads end at nearly the same time.
+constexpr int64_t kStripColumns = 2 * kTile;
+constexpr int64_t kNarrowStrips = 4;
+constexpr int64_t kSolveRows = 64;  // rows of B per task of solve_rows
+constexpr int64_t kMoveTile = 64;   // rows per task when the Hessian is reordered
 
 blasint blas(int64_t n) { return static_cast<blasint>(n); }
 
@@ -97,6 +100,16 @@ bool cholesky_reversed(Real* a, int64_t n, int64_t stride, std::vector<Real>& bu
   return true;
 }
 
+// Left of block row i lie i tiles: strips of two while more than kNarrowStrips are left, then of
+// one, and at last the diagonal tile, a strip without columns.
+int64_t wide_strips(int64_t i) { return std::max<int64_t>(0, i - kNarrowStrips) / 2; }
+int64_t strips(int64_t i) { return i - wide_strips(i) + 1; }
+std::pair<int64_t, int64_t> strip_columns(int64_t i, int64_t strip) {
+  const int64_t wide = wide_strips(i);
+  if (strip < wide) return {strip * kStripColumns, kStripColumns};
+  return {(strip + wide) * kTile, strip + wide < i ? kTile : 0};
+}
+
 // In place: the lower triangle of A [K, K] becomes L, A = L'L. Returns false unless positive
 // definite.
 template <typename Real>
@@ -110,15 +123,14 @@ bool factor_tiles(Real* A, int64_t K) {
     const int64_t rows = std::min(kTile, K - row);
     const int64_t done = row + rows;  // rows from here on are factored
 #pragma omp for schedule(dynamic)
-    for (int64_t first = 0; first <= row; first += kStripColumns) {
+    for (int64_t strip = 0; strip < strips(i); ++strip) {
+      const auto [first, columns] = strip_columns(i, strip);
       const Real* left = A + done * K + row;
-      const int64_t columns = std::min(kStripColumns, row - first);
-      if (columns > 0) {
+      if (columns == 0) {
+        subtract_square(rows, K - done, left, A + row * K + row, K);
+      } else {
         subtract_product(rows, columns, K - done, left, A + done * K + first, A + row * K + first,
                          K);
-      }
-      if (first + kStripColumns > row) {
-        subtract_square(rows, K - done, left, A + row * K + row, K);
       }
     }
 #pragma omp single

@@ -145,7 +145,6 @@ class Tile {
   void solve(int64_t row, int64_t rows, uint8_t* codes) {
     row_ = row;
     change_.resize(layer_.W.cols(), rows);
-    level_.resize(kBlockColumns, rows);
     for (int64_t block = 0; block < layer_.W.cols(); block += kBlockColumns) {
       const int64_t columns = std::min(kBlockColumns, layer_.W.cols() - block);
       if (layer_.fits_on_the_way) {
@@ -157,8 +156,7 @@ class Tile {
       } else {
         move_targets(panel_, block, columns);
       }
-      round(block, columns);
-      store(block, columns, codes);
+      round(block, columns, codes);
     }
   }
 
@@ -214,40 +212,22 @@ class Tile {
     }
   }
 
-  void round(int64_t block, int64_t columns) {
+  // Codes and changes of the columns [block, block + columns).
+  void round(int64_t block, int64_t columns, uint8_t* codes) {
     const auto& F = layer_.factorization.F;
-    const LaneParameters& parameters = layer_.parameters;
-    std::vector<const float*> scale(at(columns));
-    std::vector<const float*> first(at(columns));
+    const int64_t K = layer_.W.cols();
+    const auto order = std::span(layer_.factorization.order).subspan(at(block), at(columns));
+    lanes_.resize(columns);
     for (int64_t r = 0; r < change_.cols() && row_ + r < layer_.W.rows(); r += kLanes) {
       for (int64_t k = 0; k < columns; ++k) {
-        const int64_t g = layer_.group_of_place[at(block + k)];
-        scale[at(k)] = parameters.scale.row(g).data() + row_ + r;
-        first[at(k)] = parameters.first.row(g).data() + row_ + r;
+        lanes_.set_parameters(k, layer_.parameters, layer_.group_of_place[at(block + k)], row_ + r);
       }
-      lane_paths().back()->round_columns({.columns = columns,
-                                          .rows_stride = change_.cols(),
-                                          .coupling = F.data() + block * F.cols() + block,
-                                          .coupling_stride = F.cols(),
-                                          .target = target_.row(block - panel_).data() + r,
-                                          .from = from_.row(block - panel_).data() + r,
-                                          .scale = scale.data(),
-                                          .first = first.data(),
-                                          .last = steps(layer_.scheme),
-                                          .change = change_.row(block).data() + r,
-                                          .level = level_.data() + r});
-    }
-  }
-
-  void store(int64_t block, int64_t columns, uint8_t* codes) const {
-    const int64_t K = layer_.W.cols();
-    const int64_t rows = std::min(change_.cols(), layer_.W.rows() - row_);
-    for (int64_t k = 0; k < columns; ++k) {
-      const int64_t column = layer_.factorization.order[at(block + k)];
-      const auto first = layer_.parameters.first.row(layer_.group_of_place[at(block + k)]);
-      for (int64_t r = 0; r < rows; ++r) {
-        codes[(row_ + r) * K + column] = static_cast<uint8_t>(level_(k, r) - first(row_ + r));
-      }
+      lanes_.target = target_.block(block - panel_, r, columns, kLanes);
+      lanes_.from = from_.block(block - panel_, r, columns, kLanes);
+      lanes_.round(F.data() + block * F.cols() + block, F.cols(), steps(layer_.scheme));
+      change_.block(block, r, columns, kLanes) = lanes_.change;
+      lanes_.store_codes(order, std::min(kLanes, layer_.W.rows() - row_ - r), K,
+                         codes + (row_ + r) * K);
     }
   }
 
@@ -258,7 +238,7 @@ class Tile {
   Matrix change_;      // [K][rows] w - q, by place
   Matrix from_;        // [columns of the panel][rows]
   Matrix target_;      // [columns of the panel][rows]
-  Matrix level_;       // [columns of the block][rows]
+  LaneBlock lanes_;
 };
 
 void solve_tiles(Layer& layer, uint8_t* codes) {

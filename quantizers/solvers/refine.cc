@@ -225,8 +225,12 @@ class Tile {
     multiply_tile(layer_.H.block(group.first, group.first, group.columns, group.columns), level,
                   curvature_, Accumulate::kNo);
     curvature_ += layer_.damping * level;
-    const Vector square = level.cwiseProduct(curvature_).colwise().sum();
-    const Vector slope = level.cwiseProduct(gradient_).colwise().sum();
+    Vector square = Vector::Zero(error_.cols());
+    Vector slope = Vector::Zero(error_.cols());
+    for (int64_t k = 0; k < group.columns; ++k) {
+      square += level.row(k).cwiseProduct(curvature_.row(k)).transpose();
+      slope += level.row(k).cwiseProduct(gradient_.row(k)).transpose();
+    }
     const VectorMap scale(parameters_.scale.row(group.index).data() + row_, error_.cols());
     const Vector moved = moved_scales(group.index, scale, slope, square);
     const Vector step = (moved - scale).eval();
@@ -270,50 +274,30 @@ class Tile {
   }
 
   void move_codes(const Group& group, const Chunk& chunk) {
-    Matrix quantized(chunk.columns, error_.cols());
-    Matrix target(chunk.columns, error_.cols());
-    Matrix change(chunk.columns, error_.cols());
-    Matrix level(chunk.columns, error_.cols());
-    const auto scale = parameters_.scale.row(group.index).segment(row_, error_.cols());
-    for (int64_t k = 0; k < chunk.columns; ++k) {
-      const int64_t column = chunk.first + chunk.order[at(k)];
-      quantized.row(k) = level_.row(column).cwiseProduct(scale);
-      target.row(k) =
-          quantized.row(k) + gradient_.row(column - group.first) * layer_.inverse[at(column)];
-    }
-    round(group, chunk, quantized, target, change, level);
-    Matrix changes(chunk.columns, error_.cols());  // in the order of the columns
-    for (int64_t k = 0; k < chunk.columns; ++k) {
-      const int64_t column = chunk.first + chunk.order[at(k)];
-      level_.row(column) = level.row(k);
-      error_.row(column) += change.row(k);
-      changes.row(chunk.order[at(k)]) = change.row(k);
-    }
-    multiply_tile(layer_.H.block(group.first, chunk.first, group.columns, chunk.columns), changes,
-                  gradient_, Accumulate::kYes);
-    gradient_.middleRows(chunk.first - group.first, chunk.columns) += layer_.damping * changes;
-  }
-
-  void round(const Group& group, const Chunk& chunk, const Matrix& quantized, const Matrix& target,
-             Matrix& change, Matrix& level) const {
+    changes_.resize(chunk.columns, error_.cols());
+    lanes_.resize(chunk.columns);
     for (int64_t r = 0; r < error_.cols(); r += kLanes) {
-      const std::vector<const float*> scale(at(chunk.columns),
-                                            parameters_.scale.row(group.index).data() + row_ + r);
-      const std::vector<const float*> first(at(chunk.columns),
-                                            parameters_.first.row(group.index).data() + row_ + r);
-      lane_paths().back()->round_columns(
-          {.columns = chunk.columns,
-           .rows_stride = error_.cols(),
-           .coupling = chunk.coupling.data(),
-           .coupling_stride = chunk.columns,
-           .target = target.data() + r,
-           .from = quantized.data() + r,
-           .scale = scale.data(),
-           .first = first.data(),
-           .last = static_cast<float>((1 << q_.scheme.grid.bits) - 1),
-           .change = change.data() + r,
-           .level = level.data() + r});
+      const auto scale = parameters_.scale.row(group.index).segment<kLanes>(row_ + r);
+      for (int64_t k = 0; k < chunk.columns; ++k) {
+        const int64_t column = chunk.first + chunk.order[at(k)];
+        lanes_.set_parameters(k, parameters_, group.index, row_ + r);
+        lanes_.from.row(k) = level_.row(column).segment<kLanes>(r).cwiseProduct(scale);
+        lanes_.target.row(k) =
+            lanes_.from.row(k) +
+            gradient_.row(column - group.first).segment<kLanes>(r) * layer_.inverse[at(column)];
+      }
+      lanes_.round(chunk.coupling.data(), chunk.columns,
+                   static_cast<float>((1 << q_.scheme.grid.bits) - 1));
+      for (int64_t k = 0; k < chunk.columns; ++k) {
+        const int64_t column = chunk.first + chunk.order[at(k)];
+        level_.row(column).segment<kLanes>(r) = lanes_.level.row(k);
+        error_.row(column).segment<kLanes>(r) += lanes_.change.row(k);
+        changes_.row(chunk.order[at(k)]).segment<kLanes>(r) = lanes_.change.row(k);
+      }
     }
+    multiply_tile(layer_.H.block(group.first, chunk.first, group.columns, chunk.columns), changes_,
+                  gradient_, Accumulate::kYes);
+    gradient_.middleRows(chunk.first - group.first, chunk.columns) += layer_.damping * changes_;
   }
 
   const Layer& layer_;
@@ -330,6 +314,8 @@ class Tile {
   Matrix moved_;      // [columns of the group][rows] change of error_
   Matrix gradient_;   // [columns of the group][rows] (H + damping) e
   Matrix curvature_;  // [columns of the group][rows] (H + damping) c
+  Matrix changes_;    // [columns of the chunk][rows] of error_
+  LaneBlock lanes_;
 };
 
 // layer.panels: by group_of_place, whose groups are runs.

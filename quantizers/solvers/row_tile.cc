@@ -11,6 +11,11 @@
 #include "src/tensor/matrix.h"
 
 namespace nibble {
+namespace {
+
+constexpr int64_t kTogether = 16;  // rows whose floats share a cache line
+
+}  // namespace
 
 std::vector<int64_t> blocks_of_lanes(int64_t N, int64_t G, int64_t row, int64_t g, int64_t lanes) {
   std::vector<int64_t> blocks(static_cast<size_t>(lanes));
@@ -47,7 +52,6 @@ std::vector<int32_t> group_of_columns(const QuantizedLinear& q) {
 }
 
 void turn_rows(ConstMatrixRef W, int64_t first, std::span<const int32_t> columns, MatrixRef out) {
-  constexpr int64_t kTogether = 16;  // rows of a cache line of `out`
   const int64_t rows = std::min(out.cols(), W.rows() - first);
   if (rows < out.cols()) out.rightCols(out.cols() - rows).setZero();
   for (int64_t r = 0; r < rows; r += kTogether) {
@@ -55,6 +59,45 @@ void turn_rows(ConstMatrixRef W, int64_t first, std::span<const int32_t> columns
     for (int64_t j = 0; j < out.rows(); ++j) {
       const int64_t k = columns[static_cast<size_t>(j)];
       for (int64_t row = r; row < end; ++row) out(j, row) = W(first + row, k);
+    }
+  }
+}
+
+void LaneBlock::resize(int64_t columns) {
+  for (Array* array : {&target, &from, &change, &level}) array->resize(columns, kLanes);
+  scale_.resize(static_cast<size_t>(columns));
+  first_.resize(static_cast<size_t>(columns));
+}
+
+void LaneBlock::set_parameters(int64_t column, const LaneParameters& parameters, int64_t group,
+                               int64_t row) {
+  scale_[static_cast<size_t>(column)] = parameters.scale.row(group).data() + row;
+  first_[static_cast<size_t>(column)] = parameters.first.row(group).data() + row;
+}
+
+void LaneBlock::round(const float* coupling, int64_t coupling_stride, float steps) {
+  lane_paths().back()->round_columns({.columns = target.rows(),
+                                      .rows_stride = kLanes,
+                                      .coupling = coupling,
+                                      .coupling_stride = coupling_stride,
+                                      .target = target.data(),
+                                      .from = from.data(),
+                                      .scale = scale_.data(),
+                                      .first = first_.data(),
+                                      .last = steps,
+                                      .change = change.data(),
+                                      .level = level.data()});
+}
+
+void LaneBlock::store_codes(std::span<const int32_t> columns, int64_t rows, int64_t stride,
+                            uint8_t* codes) const {
+  for (int64_t r = 0; r < rows; r += kTogether) {
+    const int64_t end = std::min(rows, r + kTogether);
+    for (size_t k = 0; k < columns.size(); ++k) {
+      const float* levels = level.data() + static_cast<int64_t>(k) * kLanes;
+      for (int64_t row = r; row < end; ++row) {
+        codes[row * stride + columns[k]] = static_cast<uint8_t>(levels[row] - first_[k][row]);
+      }
     }
   }
 }

@@ -41,4 +41,29 @@ std::vector<int32_t> group_of_columns(const QuantizedLinear& q);
 // out [columns][rows]: out(j, r) = W(first + r, columns[j]), 0 beyond the last row of W.
 void turn_rows(ConstMatrixRef W, int64_t first, std::span<const int32_t> columns, MatrixRef out);
 
+// What round_columns works on, close together in the cache: kLanes rows of at most kBlockColumns
+// columns.
+class LaneBlock {
+ public:
+  using Array = Eigen::Matrix<float, Eigen::Dynamic, kLanes, Eigen::RowMajor>;  // [columns][kLanes]
+
+  // scale, first: the parameters of kLanes rows for every column.
+  void resize(int64_t columns);
+  void set_parameters(int64_t column, const LaneParameters& parameters, int64_t group, int64_t row);
+  // level and change from target and from; coupling [columns, columns], steps = 2^bits - 1.
+  void round(const float* coupling, int64_t coupling_stride, float steps);
+  // codes[r * stride + columns[k]] = level(k, r) - first, for the first `rows` rows.
+  void store_codes(std::span<const int32_t> columns, int64_t rows, int64_t stride,
+                   uint8_t* codes) const;
+
+  Array target;
+  Array from;
+  Array change;
+  Array level;
+
+ private:
+  std::vector<const float*> scale_;  // [columns]
+  std::vector<const float*> first_;  // [columns]
+};
+
 }  // namespace nibble
