@@ -282,8 +282,8 @@ std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::str
   }
   std::vector<std::string> names = {module + ".weight", state};
   for (const char* part : {"absmax", "quant_map", "nested_absmax", "nested_quant_map"}) {
-    std::string name = module + ".weight.";
-    if (checkpoint.has(name += part)) names.push_back(std::move(name));
+    std::string name = module + ".weight." + part;
+    if (checkpoint.has(name)) names.push_back(std::move(name));
   }
   return names;
 }

@@ -1,5 +1,4 @@
 // With AVX-512, sixteen rows at a time.
-#include <cstdint>
 #include <cstring>
 
 #include "quantizers/solvers/gptq_lanes.h"

@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "formats/checkpoint.h"
 #include "formats/json.h"
 #include "src/cli/command.h"
 #include "src/cli/output.h"
