@@ -24,14 +24,17 @@ SolvedLayer round_to_nearest_row(const LinearProblem& problem, const LayerInputs
   return {.result = solve_rtn(problem), .damping = {}};
 }
 
-SolvedLayer gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
-                     const SolverOptions& options) {
-  assert(inputs.H != nullptr && inputs.factorization != nullptr);
-  GptqResult found = solve_gptq(problem, *inputs.H, *inputs.factorization, options.gptq);
+SolvedLayer solved(GptqResult found) {
   return {.result = std::move(found.solved),
           .damping = found.damping,
           .escalations = found.escalations,
           .dead_columns = found.dead_columns};
+}
+
+SolvedLayer gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
+                     const SolverOptions& options) {
+  assert(inputs.H != nullptr && inputs.factorization != nullptr);
+  return solved(solve_gptq(problem, *inputs.H, *inputs.factorization, options.gptq));
 }
 
 SolvedLayer kmeans_row(const LinearProblem& problem, const LayerInputs& inputs,
@@ -42,9 +45,11 @@ SolvedLayer kmeans_row(const LinearProblem& problem, const LayerInputs& inputs,
   return {.result = solve_kmeans(problem, options.kmeans, weights), .damping = {}};
 }
 
-SolvedLayer ggml_row(const LinearProblem& problem, const LayerInputs& /*inputs*/,
+SolvedLayer ggml_row(const LinearProblem& problem, const LayerInputs& inputs,
                      const SolverOptions& /*options*/) {
-  return {.result = solve_ggml(problem), .damping = {}};
+  std::vector<float> importance;
+  if (inputs.H != nullptr) importance = importance_of(*inputs.H);
+  return {.result = solve_ggml(problem, importance), .damping = {}};
 }
 
 constexpr std::array<Solver, 4> kSolvers = {{
@@ -64,9 +69,11 @@ constexpr std::array<Solver, 4> kSolvers = {{
      .needs = Needs::kImportance,
      .solve = kmeans_row},
     {.name = "ggml",
-     .summary = "round to nearest by llama.cpp's rules, with its scale searches",
+     .summary =
+         "round to nearest by llama.cpp's rules and scale searches, weighted by diag(H) where "
+         "it is known",
      .source = "ggml-quants.c; the same bytes as its program",
-     .needs = Needs::kNothing,
+     .needs = Needs::kImportance,
      .solve = ggml_row},
 }};
 
