@@ -3,14 +3,21 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
+#include "quantizers/solvers/gptq_lanes.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
+namespace {
+
+constexpr float kSmallestScale = std::numeric_limits<float>::min();
+
+}  // namespace
 
 std::vector<int64_t> blocks_of_lanes(int64_t N, int64_t G, int64_t row, int64_t g, int64_t lanes) {
   std::vector<int64_t> blocks(static_cast<size_t>(lanes));
@@ -22,18 +29,52 @@ std::vector<int64_t> blocks_of_lanes(int64_t N, int64_t G, int64_t row, int64_t 
 
 LaneParameters load_parameters(const QuantizedLinear& q) {
   const int64_t G = group_count(q.scheme.blocking, q.K);
-  LaneParameters parameters = {Matrix::Ones(G, padded_rows(q.N)),
-                               Matrix::Zero(G, padded_rows(q.N))};
+  LaneParameters parameters = {
+      Matrix::Ones(G, padded_rows(q.N)), Matrix::Zero(G, padded_rows(q.N)), {}};
+  if (q.scheme.minimum) parameters.minimum.setZero(G, padded_rows(q.N));
   const FloatParameters values = float_parameters(q);
   const auto lowest = static_cast<float>(q.scheme.grid.lowest);
   for (int64_t n = 0; n < q.N; ++n) {
     for (int64_t g = 0; g < G; ++g) {
       const auto block = static_cast<size_t>(n * G + g);
-      parameters.scale(g, n) = values.scale[block];
+      parameters.scale(g, n) = values.scale[block] == 0.f ? kSmallestScale : values.scale[block];
+      if (q.scheme.minimum) parameters.minimum(g, n) = values.minimum[block];
       parameters.first(g, n) = lowest - (q.scheme.zero ? values.zero[block] : 0.f);
     }
   }
   return parameters;
+}
+
+LaneLevels::LaneLevels(const Grid& grid)
+    : is_table_(grid.kind == Grid::Kind::kTable), codes_(1 << grid.bits), table_(grid.table) {
+  if (!is_table_) return;
+  levels_ = table_;
+  std::sort(levels_.begin(), levels_.end());
+  levels_.erase(std::unique(levels_.begin(), levels_.end()), levels_.end());
+  for (size_t i = 0; i + 1 < levels_.size(); ++i) {
+    borders_.push_back((levels_[i] + levels_[i + 1]) / 2.f);
+  }
+}
+
+uint8_t LaneLevels::code(float level, float first) const {
+  if (!is_table_) return static_cast<uint8_t>(level - first);
+  return static_cast<uint8_t>(std::find(table_.begin(), table_.end(), level) - table_.begin());
+}
+
+void LaneLevels::describe(ColumnBlock& block) const {
+  block.last = static_cast<float>(codes_ - 1);
+  block.levels = static_cast<int>(levels_.size());
+  block.level_values = levels_.data();
+  block.borders = borders_.data();
+}
+
+void subtract_minimums(const LaneParameters& parameters, int64_t first,
+                       std::span<const int32_t> groups, MatrixRef values) {
+  if (parameters.minimum.size() == 0) return;
+  for (int64_t j = 0; j < values.rows(); ++j) {
+    values.row(j) -=
+        parameters.minimum.row(groups[static_cast<size_t>(j)]).segment(first, values.cols());
+  }
 }
 
 std::vector<int32_t> group_of_columns(const QuantizedLinear& q) {

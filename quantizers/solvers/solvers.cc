@@ -52,7 +52,13 @@ SolvedLayer ggml_row(const LinearProblem& problem, const LayerInputs& inputs,
   return {.result = solve_ggml(problem, importance), .damping = {}};
 }
 
-constexpr std::array<Solver, 4> kSolvers = {{
+SolvedLayer ggml_gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
+                          const SolverOptions& options) {
+  assert(inputs.H != nullptr && inputs.factorization != nullptr);
+  return solved(solve_ggml_gptq(problem, *inputs.H, *inputs.factorization, options.gptq));
+}
+
+constexpr std::array<Solver, 5> kSolvers = {{
     {.name = "rtn",
      .summary = "round to nearest, no calibration",
      .source = "the common baseline; rules as in src/quantized/range_rule.h",
@@ -75,6 +81,11 @@ constexpr std::array<Solver, 4> kSolvers = {{
      .source = "ggml-quants.c; the same bytes as its program",
      .needs = Needs::kImportance,
      .solve = ggml_row},
+    {.name = "ggml-gptq",
+     .summary = "llama.cpp's block scales, weighted by diag(H), then codes and refinement of gptq",
+     .source = "ggml-quants.c; Frantar et al. 2022, arXiv 2210.17323",
+     .needs = Needs::kHessian,
+     .solve = ggml_gptq_row},
 }};
 
 }  // namespace

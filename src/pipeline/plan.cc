@@ -231,10 +231,11 @@ void count_bytes(Plan& plan) {
       weights == 0 ? 0 : 8.0 * static_cast<double>(quantized_bytes) / static_cast<double>(weights);
 }
 
-// llama.cpp's types are rounded to nearest by its rules.
-std::string solver_of(const LayerChoice& choice) {
-  const bool is_ggml = named_scheme(choice.scheme).format == "gguf";
-  return is_ggml && choice.solver == "rtn" ? "ggml" : choice.solver;
+// llama.cpp's types have scales of their own.
+std::string solver_of(const std::string& name, const SchemeChoice& scheme) {
+  if (named_scheme(scheme).format != "gguf") return name;
+  if (name == "rtn") return "ggml";
+  return name == "gptq" ? "ggml-gptq" : name;
 }
 
 PlannedModule plan_module(const Plan& plan, LinearModule module,
@@ -250,7 +251,8 @@ PlannedModule plan_module(const Plan& plan, LinearModule module,
                     .scheme = {}};
   if (choice) {
     planned.target.scheme = make_scheme(choice->scheme, plan.format->scale_type(dtype));
-    planned.solver = &solver(solver_of(*choice));
+    planned.solver = &solver(solver_of(choice->solver, choice->scheme));
+    planned.rounding = &solver(solver_of("rtn", choice->scheme));
     check_can_hold(*plan.format, planned.target);
   }
   planned.module = std::move(module);
