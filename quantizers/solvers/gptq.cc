@@ -58,12 +58,11 @@ struct Layer {
   std::vector<int32_t> group_of_place;             // [K] in the order of the factorisation
   std::vector<std::vector<int32_t>> group_places;  // [G] places (or, static, columns) of a group
   std::vector<float> importance;                   // [K] H_kk by place (static: by column)
+  LaneLevels levels;
   StorableScales storable;
   LaneParameters parameters;
   std::vector<GroupFitter::Row> fitted;  // [G, padded N]
 };
-
-float steps(const Scheme& scheme) { return static_cast<float>((1 << scheme.grid.bits) - 1); }
 
 void check_problem(const LinearProblem& problem, ConstMatrixRef H,
                    const Factorization& factorization, const GptqOptions& options) {
@@ -72,9 +71,8 @@ void check_problem(const LinearProblem& problem, ConstMatrixRef H,
     throw Error(problem.where, "gptq to " + describe(scheme), "expected integers of 2 to 8 bits");
   }
   if (scheme.minimum) {
-    throw Error(
-        problem.where, "gptq to " + describe(scheme) + ": it does not fit minimums",
-        "choose round to nearest (-m rtn), or a scheme with zero points or none (q4_0, q8_0)");
+    throw Error(problem.where, "gptq to " + describe(scheme) + ": it does not fit minimums",
+                "choose a scheme with zero points or none");
   }
   if (scheme.blocking.rows != 1 || scheme.blocking.flattened) {
     throw Error(problem.where, "gptq to " + describe(scheme), "expected groups or whole rows");
@@ -177,6 +175,8 @@ class Tile {
     from_.resize(columns, change_.cols());
     turn_rows(layer_.W, row_, std::span(layer_.factorization.order).subspan(at(panel), at(columns)),
               from_);
+    subtract_minimums(layer_.parameters, row_,
+                      std::span(layer_.group_of_place).subspan(at(panel), at(columns)), from_);
     target_ = from_;
     move_targets(0, panel, columns);
   }
@@ -224,9 +224,9 @@ class Tile {
       }
       lanes_.target = target_.block(block - panel_, r, columns, kLanes);
       lanes_.from = from_.block(block - panel_, r, columns, kLanes);
-      lanes_.round(F.data() + block * F.cols() + block, F.cols(), steps(layer_.scheme));
+      lanes_.round(F.data() + block * F.cols() + block, F.cols(), layer_.levels);
       change_.block(block, r, columns, kLanes) = lanes_.change;
-      lanes_.store_codes(order, std::min(kLanes, layer_.W.rows() - row_ - r), K,
+      lanes_.store_codes(order, std::min(kLanes, layer_.W.rows() - row_ - r), layer_.levels, K,
                          codes + (row_ + r) * K);
     }
   }
@@ -236,7 +236,7 @@ class Tile {
   int64_t row_ = 0;
   int64_t panel_ = 0;  // first column of from_ and target_
   Matrix change_;      // [K][rows] w - q, by place
-  Matrix from_;        // [columns of the panel][rows]
+  Matrix from_;        // [columns of the panel][rows] weights less minimums
   Matrix target_;      // [columns of the panel][rows]
   LaneBlock lanes_;
 };
@@ -276,6 +276,7 @@ Layer make_layer(const LinearProblem& problem, ConstMatrixRef H, const Factoriza
                  .group_of_place = std::vector<int32_t>(at(q.K)),
                  .group_places = std::vector<std::vector<int32_t>>(at(G)),
                  .importance = std::vector<float>(at(q.K)),
+                 .levels = LaneLevels(problem.scheme.grid),
                  .storable = StorableScales(q),
                  .parameters = {},
                  .fitted = {}};
@@ -320,7 +321,7 @@ int64_t store_parameters(const Layer& layer, const std::string& where, Quantized
       }
     }
   }
-  layer.storable.store(scales, q);
+  layer.storable.store(scales, q.scale);
   return raised;
 }
 
@@ -330,6 +331,13 @@ Factorization factorize_for_gptq(ConstMatrixRef H, const GptqOptions& options,
                                  const std::string& where) {
   return factorize(H, options.act_order ? activation_order(H) : natural_order(H.rows()),
                    options.damp, where);
+}
+
+void solve_codes(const LinearProblem& problem, ConstMatrixRef H, const Factorization& factorization,
+                 QuantizedLinear& q) {
+  Layer layer = make_layer(problem, H, factorization, {.search = ScaleSearch::kMinMax}, q, false);
+  layer.parameters = load_parameters(q);
+  solve_tiles(layer, q.codes.mutable_values<uint8_t>().data());
 }
 
 GptqResult solve_gptq(const LinearProblem& problem, ConstMatrixRef H,

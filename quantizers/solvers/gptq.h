@@ -10,6 +10,7 @@
 #include "kernels/factorize.h"
 #include "quantizers/solvers/scale_search.h"
 #include "quantizers/solvers/solver.h"
+#include "src/quantized/quantized_linear.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
@@ -41,5 +42,10 @@ Factorization factorize_for_gptq(ConstMatrixRef H, const GptqOptions& options,
 // (H_kk = 0) are rounded to nearest. Act-order without static groups gives q.group_of_column.
 GptqResult solve_gptq(const LinearProblem& problem, ConstMatrixRef H,
                       const Factorization& factorization, const GptqOptions& options);
+
+// The codes alone, on the grid that the parameters of q fix: integers or a table's levels, minimums
+// too, in static groups of neighbouring columns. problem.scheme: that of q.
+void solve_codes(const LinearProblem& problem, ConstMatrixRef H, const Factorization& factorization,
+                 QuantizedLinear& q);
 
 }  // namespace nibble

@@ -16,7 +16,7 @@ inline constexpr int64_t kBlockColumns = 128;  // at most, of round_columns
 
 // Columns taken one after the other, each moved by the changes of those before it:
 //   t = target_k + sum over i < k of coupling[k, i] * change_i
-//   level_k = clamp(rne(t / scale_k), first_k, first_k + last)
+//   level_k = clamp(rne(t / scale_k), first_k, first_k + last), or the nearest of a table's levels
 //   change_k = from_k - level_k * scale_k
 // GPTQ: target = from = the weights; coordinate descent: from = the weights as quantized so far.
 struct ColumnBlock {
@@ -29,8 +29,13 @@ struct ColumnBlock {
   const float* const* scale = nullptr;  // per column: [kLanes] of its group
   const float* const* first = nullptr;  // per column: [kLanes], lowest level minus zero point
   float last = 15.f;                    // 2^bits - 1
-  float* change = nullptr;              // [columns][kLanes]
-  float* level = nullptr;               // [columns][kLanes] code + first
+  // Of a table: [levels] rising, and [levels - 1] what lies between, at which the upper level
+  // begins. 0: integers; first and last take no part otherwise.
+  int levels = 0;
+  const float* level_values = nullptr;
+  const float* borders = nullptr;
+  float* change = nullptr;  // [columns][kLanes]
+  float* level = nullptr;   // [columns][kLanes] code + first
 };
 
 // The error of rounding a group of columns with each of several scales.

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -25,6 +26,8 @@ constexpr int64_t kPanelColumns = 512;
 // How far one step may move a scale: beyond, codes at the ends of the grid make it diverge.
 constexpr float kSmallestStep = 0.3f;
 constexpr float kLargestStep = 3.f;
+// Levels of a group that are all alike have no scale apart from their minimum.
+constexpr float kSingular = 1e-5f;
 
 size_t at(int64_t index) { return static_cast<size_t>(index); }
 
@@ -41,6 +44,7 @@ struct Group {
   int64_t first = 0;
   int64_t columns = 0;
   std::vector<Chunk> chunks;  // by falling sum of H_kk
+  Vector reach;               // [columns] (H + damping) 1 within the group
 };
 
 // Neighbouring groups whose gradients are formed at once: BLAS arranges the errors anew in every
@@ -60,6 +64,8 @@ struct Layer {
   std::vector<float> inverse;    // [K] 1 / (H_kk + damping); 0 where that is 0
   std::vector<Panel> panels;     // by falling sum of H_kk
   StorableScales storable;
+  std::optional<StorableScales> storable_minimums;
+  LaneLevels levels;
 };
 
 double mass(ConstMatrixRef H, int64_t first, int64_t columns) {
@@ -89,12 +95,21 @@ Chunk make_chunk(const Layer& layer, int64_t first, int64_t columns) {
 }
 
 Group make_group(const Layer& layer, int64_t index, int64_t first, int64_t columns) {
-  Group group = {index, first, columns, {}};
+  Group group = {index, first, columns, {}, {}};
+  group.reach = layer.H.block(first, first, columns, columns).rowwise().sum();
+  group.reach.array() += layer.damping;
   for (int64_t k = 0; k < columns; k += kBlockColumns) {
     group.chunks.push_back(make_chunk(layer, first + k, std::min(kBlockColumns, columns - k)));
   }
   sort_by_mass(layer.H, group.chunks);
   return group;
+}
+
+// sum over k of a(k, r) b(k, r), for every r.
+Vector column_dots(ConstMatrixRef a, ConstMatrixRef b) {
+  Vector sums = Vector::Zero(a.cols());
+  for (int64_t k = 0; k < a.rows(); ++k) sums += a.row(k).cwiseProduct(b.row(k)).transpose();
+  return sums;
 }
 
 // Rows of a layer refined together; one per thread.
@@ -133,14 +148,12 @@ class Tile {
   }
 
  private:
-  // visit(column, first, scale): all columns; first, scale: of the tile's rows.
+  // visit(group, column): all columns.
   template <typename Visit>
   void for_each_column(const Visit& visit) {
     for (const Panel& panel : layer_.panels) {
       for (const Group& group : panel.groups) {
-        const float* first = parameters_.first.row(group.index).data() + row_;
-        const float* scale = parameters_.scale.row(group.index).data() + row_;
-        for (int64_t k = group.first; k < group.first + group.columns; ++k) visit(k, first, scale);
+        for (int64_t k = group.first; k < group.first + group.columns; ++k) visit(group.index, k);
       }
     }
   }
@@ -148,19 +161,25 @@ class Tile {
   void load() {
     turn_rows(layer_.W, row_, layer_.columns, error_);
     const uint8_t* codes = q_.codes.values<uint8_t>().data() + row_ * q_.K;
-    for_each_column([&](int64_t k, const float* first, const float* scale) {
+    for_each_column([&](int64_t group, int64_t k) {
+      const auto first = parameters_.first.row(group).segment(row_, used_);
+      const auto scale = parameters_.scale.row(group).segment(row_, used_);
       for (int64_t r = 0; r < used_; ++r) {
-        level_(k, r) = static_cast<float>(codes[r * q_.K + layer_.columns[at(k)]]) + first[r];
-        error_(k, r) -= level_(k, r) * scale[r];
+        level_(k, r) = layer_.levels.level(codes[r * q_.K + layer_.columns[at(k)]], first(r));
+        error_(k, r) -= level_(k, r) * scale(r);
+      }
+      if (layer_.storable_minimums) {
+        error_.row(k).head(used_) -= parameters_.minimum.row(group).segment(row_, used_);
       }
     });
   }
 
   void store() {
     uint8_t* codes = q_.codes.mutable_values<uint8_t>().data() + row_ * q_.K;
-    for_each_column([&](int64_t k, const float* first, const float* /*scale*/) {
+    for_each_column([&](int64_t group, int64_t k) {
+      const auto first = parameters_.first.row(group).segment(row_, used_);
       for (int64_t r = 0; r < used_; ++r) {
-        codes[r * q_.K + layer_.columns[at(k)]] = static_cast<uint8_t>(level_(k, r) - first[r]);
+        codes[r * q_.K + layer_.columns[at(k)]] = layer_.levels.code(level_(k, r), first(r));
       }
     });
   }
@@ -213,56 +232,128 @@ class Tile {
   }
 
   void move_group(const Group& group) {
-    move_scale(group);
+    move_parameters(group);
     for (const Chunk& chunk : group.chunks) move_codes(group, chunk);
-    move_scale(group);
+    move_parameters(group);
   }
 
-  // Least squares for the scale of the group in every row: d = c'r / c'Hc.
-  void move_scale(const Group& group) {
+  // What steps d of a group's scale and m of its minimum take off the loss of every row:
+  //   2 d c'r - d^2 c'Hc + 2 m 1'r - 2 d m c'H1 - m^2 1'H1
+  struct Slopes {
+    Vector slope;       // c'r
+    Vector square;      // c'Hc
+    Vector lift;        // 1'r
+    Vector cross;       // c'H1
+    float lift_square;  // 1'H1
+
+    float fall(int64_t row, float d, float m) const {
+      const float of_scale = 2.f * d * slope(row) - d * d * square(row);
+      if (m == 0.f) return of_scale;
+      return of_scale + 2.f * m * lift(row) - 2.f * d * m * cross(row) - m * m * lift_square;
+    }
+    // Least squares together with the minimum, or alone.
+    float scale_step(int64_t row, bool together) const {
+      const float alone = slope(row) / square(row);
+      const float determinant = square(row) * lift_square - cross(row) * cross(row);
+      if (!together || !(determinant > kSingular * square(row) * lift_square)) return alone;
+      return (slope(row) * lift_square - lift(row) * cross(row)) / determinant;
+    }
+  };
+
+  struct Moved {
+    Vector scale;
+    Vector minimum;
+    Vector fall;  // of the loss
+  };
+
+  // Least squares for the scale of the group in every row, and for its minimum if it has one:
+  // both, or one of them, whichever lowers the loss most once it is rounded.
+  void move_parameters(const Group& group) {
     const auto level = level_.middleRows(group.first, group.columns);
     curvature_.resize(group.columns, error_.cols());
     multiply_tile(layer_.H.block(group.first, group.first, group.columns, group.columns), level,
                   curvature_, Accumulate::kNo);
     curvature_ += layer_.damping * level;
-    Vector square = Vector::Zero(error_.cols());
-    Vector slope = Vector::Zero(error_.cols());
-    for (int64_t k = 0; k < group.columns; ++k) {
-      square += level.row(k).cwiseProduct(curvature_.row(k)).transpose();
-      slope += level.row(k).cwiseProduct(gradient_.row(k)).transpose();
+    const bool has_minimum = layer_.storable_minimums.has_value();
+    Slopes slopes = {.slope = column_dots(level, gradient_),
+                     .square = column_dots(level, curvature_),
+                     .lift = {},
+                     .cross = {},
+                     .lift_square = group.reach.sum()};
+    if (has_minimum) {
+      slopes.lift = gradient_.colwise().sum();
+      slopes.cross = curvature_.colwise().sum();
     }
-    const VectorMap scale(parameters_.scale.row(group.index).data() + row_, error_.cols());
-    const Vector moved = moved_scales(group.index, scale, slope, square);
-    const Vector step = (moved - scale).eval();
-    VectorMap(parameters_.scale.row(group.index).data() + row_, error_.cols()) = moved;
+    const int64_t rows = error_.cols();
+    const VectorMap scale(parameters_.scale.row(group.index).data() + row_, rows);
+    const Vector none = Vector::Zero(rows);
+    const Vector minimum =
+        has_minimum ? Vector(parameters_.minimum.row(group.index).segment(row_, rows)) : none;
+    Moved moved = {scale, minimum, none};
+    try_steps(group.index, slopes, Steps::kScale, moved);
+    if (has_minimum) {
+      try_steps(group.index, slopes, Steps::kMinimum, moved);
+      try_steps(group.index, slopes, Steps::kBoth, moved);
+    }
+    const Vector step = moved.scale - scale;
+    const Vector lift = moved.minimum - minimum;
+    parameters_.scale.row(group.index).segment(row_, rows) = moved.scale;
+    if (has_minimum) parameters_.minimum.row(group.index).segment(row_, rows) = moved.minimum;
     for (int64_t k = 0; k < group.columns; ++k) {
       error_.row(group.first + k) -= level.row(k).cwiseProduct(step.transpose());
       gradient_.row(k) -= curvature_.row(k).cwiseProduct(step.transpose());
+      if (!has_minimum) continue;
+      error_.row(group.first + k) -= lift.transpose();
+      gradient_.row(k) -= group.reach(k) * lift.transpose();
     }
   }
 
-  // As they will read back; unchanged where the loss, -2 d c'r + d^2 c'Hc, would not fall.
-  Vector moved_scales(int64_t group, const VectorMap& scale, const Vector& slope,
-                      const Vector& square) const {
-    Vector moved = scale;
-    for (int64_t r = 0; r < used_; ++r) {
-      if (!(square(r) > 0.f)) continue;
-      const float ratio = 1.f + slope(r) / square(r) / scale(r);
-      moved(r) = scale(r) * std::clamp(ratio, kSmallestStep, kLargestStep);
-    }
+  enum class Steps { kScale, kMinimum, kBoth };
+
+  // Takes the steps, as they will read back, where the loss falls by more than with those of
+  // `moved`.
+  void try_steps(int64_t group, const Slopes& slopes, Steps steps, Moved& moved) const {
+    const int64_t rows = moved.scale.size();
     const std::vector<int64_t> blocks =
-        blocks_of_lanes(q_.N, parameters_.scale.rows(), row_, group, moved.size());
-    layer_.storable.round({moved.data(), at(moved.size())}, blocks);
-    const auto first = parameters_.first.row(group).segment(row_, moved.size());
-    for (int64_t r = 0; r < moved.size(); ++r) {
-      const float step = moved(r) - scale(r);
-      const bool falls = 2.f * step * slope(r) - step * step * square(r) > 0.f;
-      if (!falls || !std::isfinite(moved(r)) || moved(r) == 0.f ||
-          !may_have(first(r), moved(r), blocks[at(r)])) {
-        moved(r) = scale(r);
+        blocks_of_lanes(q_.N, parameters_.scale.rows(), row_, group, rows);
+    const auto old_scale = parameters_.scale.row(group).segment(row_, rows);
+    const auto first = parameters_.first.row(group).segment(row_, rows);
+    Vector scale = old_scale;
+    if (steps != Steps::kMinimum) {
+      for (int64_t r = 0; r < used_; ++r) {
+        if (!(slopes.square(r) > 0.f)) continue;
+        const float ratio = 1.f + slopes.scale_step(r, steps == Steps::kBoth) / scale(r);
+        scale(r) *= std::clamp(ratio, kSmallestStep, kLargestStep);
+      }
+      layer_.storable.round({scale.data(), at(rows)}, blocks);
+      for (int64_t r = 0; r < rows; ++r) {
+        const bool valid = std::isfinite(scale(r)) && scale(r) != 0.f &&
+                           may_have(first(r), scale(r), blocks[at(r)]);
+        if (!valid) scale(r) = old_scale(r);
       }
     }
-    return moved;
+    Vector minimum = Vector::Zero(rows);
+    if (steps != Steps::kScale) {
+      const auto old_minimum = parameters_.minimum.row(group).segment(row_, rows);
+      minimum = old_minimum;
+      for (int64_t r = 0; r < used_ && slopes.lift_square > 0.f; ++r) {
+        const float step = scale(r) - old_scale(r);
+        minimum(r) += (slopes.lift(r) - step * slopes.cross(r)) / slopes.lift_square;
+      }
+      layer_.storable_minimums->round({minimum.data(), at(rows)}, blocks);
+      for (int64_t r = 0; r < rows; ++r) {
+        if (!std::isfinite(minimum(r))) minimum(r) = old_minimum(r);
+      }
+    }
+    for (int64_t r = 0; r < used_; ++r) {
+      const float old_minimum = layer_.storable_minimums ? parameters_.minimum(group, row_ + r) : 0;
+      const float new_minimum = steps == Steps::kScale ? old_minimum : minimum(r);
+      const float fall = slopes.fall(r, scale(r) - old_scale(r), new_minimum - old_minimum);
+      if (!(fall > moved.fall(r))) continue;
+      moved.scale(r) = scale(r);
+      moved.minimum(r) = new_minimum;
+      moved.fall(r) = fall;
+    }
   }
 
   // Whether the block may keep its zero point with another scale.
@@ -286,8 +377,7 @@ class Tile {
             lanes_.from.row(k) +
             gradient_.row(column - group.first).segment<kLanes>(r) * layer_.inverse[at(column)];
       }
-      lanes_.round(chunk.coupling.data(), chunk.columns,
-                   static_cast<float>((1 << q_.scheme.grid.bits) - 1));
+      lanes_.round(chunk.coupling.data(), chunk.columns, layer_.levels);
       for (int64_t k = 0; k < chunk.columns; ++k) {
         const int64_t column = chunk.first + chunk.order[at(k)];
         level_.row(column).segment<kLanes>(r) = lanes_.level.row(k);
@@ -340,6 +430,28 @@ void make_panels(Layer& layer, const std::vector<int32_t>& group_of_place) {
   sort_by_mass(layer.H, layer.panels);
 }
 
+Layer make_layer(ConstMatrixRef W, ConstMatrixRef H, float damping,
+                 const std::vector<int32_t>& columns, const QuantizedLinear& q) {
+  return {W,
+          H,
+          damping,
+          columns,
+          {},
+          {},
+          StorableScales(q),
+          StorableScales::of_minimums(q),
+          LaneLevels(q.scheme.grid)};
+}
+
+// As they read back, [N, G].
+void store_parameters(const Layer& layer, const LaneParameters& parameters, QuantizedLinear& q) {
+  const Matrix scales = parameters.scale.leftCols(q.N).transpose();
+  layer.storable.store({scales.data(), at(scales.size())}, q.scale);
+  if (!layer.storable_minimums) return;
+  const Matrix minimums = parameters.minimum.leftCols(q.N).transpose();
+  layer.storable_minimums->store({minimums.data(), at(minimums.size())}, q.minimum);
+}
+
 void refine_layer(const Layer& layer, int sweeps, QuantizedLinear& q) {
   LaneParameters parameters = load_parameters(q);
   const int64_t rows = tile_rows(q.N);
@@ -351,9 +463,7 @@ void refine_layer(const Layer& layer, int sweeps, QuantizedLinear& q) {
       tile.refine(row, std::min(rows, padded_rows(q.N) - row), sweeps);
     }
   }
-  const int64_t G = parameters.scale.rows();
-  const Matrix scales = parameters.scale.leftCols(q.N).transpose();
-  layer.storable.store({scales.data(), at(q.N * G)}, q);
+  store_parameters(layer, parameters, q);
 }
 
 }  // namespace
@@ -366,7 +476,7 @@ void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, Quan
   const bool scattered = !std::is_sorted(group.begin(), group.end());
   const auto amount = static_cast<float>(damping);
   if (!scattered) {
-    Layer layer = {W, H, amount, columns, {}, {}, StorableScales(q)};
+    Layer layer = make_layer(W, H, amount, columns, q);
     make_panels(layer, group);
     refine_layer(layer, sweeps, q);
     return;
@@ -379,7 +489,7 @@ void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, Quan
   for (int64_t i = 0; i < q.K; ++i) {
     for (int64_t j = 0; j < q.K; ++j) sorted(i, j) = H(columns[at(i)], columns[at(j)]);
   }
-  Layer layer = {W, sorted, amount, columns, {}, {}, StorableScales(q)};
+  Layer layer = make_layer(W, sorted, amount, columns, q);
   make_panels(layer, group);
   refine_layer(layer, sweeps, q);
 }

@@ -1,15 +1,16 @@
-// Refinement of a quantized layer on the Hessian: coordinate descent on scales and codes.
+// Refinement of a quantized layer on the Hessian: coordinate descent on scales, minimums and codes.
 //
 // With e = w - q of a row and r = (H + damping) e, the loss e'(H + damping)e falls most along
 //   a code:              q_k -> q_k + r_k / H_kk, rounded to the grid
 //   a group's scale:     s -> s + c'r / c'Hc, c the levels minus zero point of the group
+//   its minimum, if any: m -> m + 1'r / 1'H1, or both together, by least squares
 // A sweep takes the groups by falling sum of H_kk (in panels of up to 512 columns, these likewise;
 // every second sweep takes the panels the other way round, which halves its work: a gradient then
-// lacks only the changes of panels on one side): scale, codes by falling H_kk, scale. Scales are
-// rounded as they are stored, kept within 0.3 and 3 times what they were, and left alone where the
-// loss would not fall. Zero points and second levels stay. Differs from solving for all scales of a
-// row at once: after two sweeps the losses are within 0.1 % of each other (bookworm-5m, W4 g128),
-// and this needs a third of the work.
+// lacks only the changes of panels on one side): scale, codes by falling H_kk, scale. Scales and
+// minimums are rounded as they are stored, scales kept within 0.3 and 3 times what they were, and
+// both left alone where the loss would not fall. Zero points and second levels stay. Differs from
+// solving for all scales of a row at once: after two sweeps the losses are within 0.1 % of each
+// other (bookworm-5m, W4 g128), and this needs a third of the work.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@
 
 namespace nibble {
 
-// q: integer codes with row-wise blocking and a scale. H [K, K] both triangles;
-// damping: added to the diagonal. The loss of no row rises (but for rounding in float).
+// q: integer codes or those of a table, with row-wise blocking and a scale. H [K, K] both
+// triangles; damping: added to the diagonal. The loss of no row rises (but for rounding in float).
 void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, QuantizedLinear& q);
 
 }  // namespace nibble

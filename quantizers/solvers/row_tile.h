@@ -8,6 +8,7 @@
 
 #include "quantizers/solvers/gptq_lanes.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
@@ -28,12 +29,37 @@ std::vector<int64_t> blocks_of_lanes(int64_t N, int64_t G, int64_t row, int64_t 
 
 // Parameters of every group, rows in the lanes; 1 and 0 for rows beyond the last.
 struct LaneParameters {
-  Matrix scale;  // [G, padded N]
-  Matrix first;  // [G, padded N] lowest level minus zero point
+  Matrix scale;    // [G, padded N]; what is 0 is the smallest normal number, whose quotients exist
+  Matrix first;    // [G, padded N] lowest level minus zero point
+  Matrix minimum;  // [G, padded N]; empty without minimums
 };
 
-// Of integer codes with row-wise blocking.
+// Of row-wise blocking.
 LaneParameters load_parameters(const QuantizedLinear& q);
+
+// What codes stand for before parameters: code + first, or the levels of a table.
+class LaneLevels {
+ public:
+  explicit LaneLevels(const Grid& grid);
+
+  float level(uint8_t code, float first) const {
+    return is_table_ ? table_[code] : static_cast<float>(code) + first;
+  }
+  uint8_t code(float level, float first) const;
+  // Levels, borders and the number of codes for round_columns.
+  void describe(ColumnBlock& block) const;
+
+ private:
+  bool is_table_;
+  int codes_;
+  std::vector<float> table_;   // by code
+  std::vector<float> levels_;  // of the table, rising
+  std::vector<float> borders_;
+};
+
+// values [columns][rows of W from `first` on] less the minimums of groups[j], j the column.
+void subtract_minimums(const LaneParameters& parameters, int64_t first,
+                       std::span<const int32_t> groups, MatrixRef values);
 
 // Group of every column, [K]; row-wise blocking.
 std::vector<int32_t> group_of_columns(const QuantizedLinear& q);
@@ -50,11 +76,11 @@ class LaneBlock {
   // scale, first: the parameters of kLanes rows for every column.
   void resize(int64_t columns);
   void set_parameters(int64_t column, const LaneParameters& parameters, int64_t group, int64_t row);
-  // level and change from target and from; coupling [columns, columns], steps = 2^bits - 1.
-  void round(const float* coupling, int64_t coupling_stride, float steps);
-  // codes[r * stride + columns[k]] = level(k, r) - first, for the first `rows` rows.
-  void store_codes(std::span<const int32_t> columns, int64_t rows, int64_t stride,
-                   uint8_t* codes) const;
+  // level and change from target and from; coupling [columns, columns].
+  void round(const float* coupling, int64_t coupling_stride, const LaneLevels& levels);
+  // codes[r * stride + columns[k]] for the first `rows` rows.
+  void store_codes(std::span<const int32_t> columns, int64_t rows, const LaneLevels& levels,
+                   int64_t stride, uint8_t* codes) const;
 
   Array target;
   Array from;

@@ -24,14 +24,17 @@ SolvedLayer round_to_nearest_row(const LinearProblem& problem, const LayerInputs
   return {.result = solve_rtn(problem), .damping = {}};
 }
 
-SolvedLayer gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
-                     const SolverOptions& options) {
-  assert(inputs.H != nullptr && inputs.factorization != nullptr);
-  GptqResult found = solve_gptq(problem, *inputs.H, *inputs.factorization, options.gptq);
+SolvedLayer solved(GptqResult found) {
   return {.result = std::move(found.solved),
           .damping = found.damping,
           .escalations = found.escalations,
           .dead_columns = found.dead_columns};
+}
+
+SolvedLayer gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
+                     const SolverOptions& options) {
+  assert(inputs.H != nullptr && inputs.factorization != nullptr);
+  return solved(solve_gptq(problem, *inputs.H, *inputs.factorization, options.gptq));
 }
 
 SolvedLayer kmeans_row(const LinearProblem& problem, const LayerInputs& inputs,
@@ -42,12 +45,20 @@ SolvedLayer kmeans_row(const LinearProblem& problem, const LayerInputs& inputs,
   return {.result = solve_kmeans(problem, options.kmeans, weights), .damping = {}};
 }
 
-SolvedLayer ggml_row(const LinearProblem& problem, const LayerInputs& /*inputs*/,
+SolvedLayer ggml_row(const LinearProblem& problem, const LayerInputs& inputs,
                      const SolverOptions& /*options*/) {
-  return {.result = solve_ggml(problem), .damping = {}};
+  std::vector<float> importance;
+  if (inputs.H != nullptr) importance = importance_of(*inputs.H);
+  return {.result = solve_ggml(problem, importance), .damping = {}};
 }
 
-constexpr std::array<Solver, 4> kSolvers = {{
+SolvedLayer ggml_gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
+                          const SolverOptions& options) {
+  assert(inputs.H != nullptr && inputs.factorization != nullptr);
+  return solved(solve_ggml_gptq(problem, *inputs.H, *inputs.factorization, options.gptq));
+}
+
+constexpr std::array<Solver, 5> kSolvers = {{
     {.name = "rtn",
      .summary = "round to nearest, no calibration",
      .source = "the common baseline; rules as in src/quantized/range_rule.h",
@@ -64,10 +75,17 @@ constexpr std::array<Solver, 4> kSolvers = {{
      .needs = Needs::kImportance,
      .solve = kmeans_row},
     {.name = "ggml",
-     .summary = "round to nearest by llama.cpp's rules, with its scale searches",
+     .summary =
+         "round to nearest by llama.cpp's rules and scale searches, weighted by diag(H) where "
+         "it is known",
      .source = "ggml-quants.c; the same bytes as its program",
-     .needs = Needs::kNothing,
+     .needs = Needs::kImportance,
      .solve = ggml_row},
+    {.name = "ggml-gptq",
+     .summary = "llama.cpp's block scales, weighted by diag(H), then codes and refinement of gptq",
+     .source = "ggml-quants.c; Frantar et al. 2022, arXiv 2210.17323",
+     .needs = Needs::kHessian,
+     .solve = ggml_gptq_row},
 }};
 
 }  // namespace

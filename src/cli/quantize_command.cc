@@ -265,6 +265,9 @@ void declare_layers(CLI::App& command, QuantizeArguments& typed) {
              "no zero points (default: asymmetric)");
   command.add_option("--scheme", scheme.name, "see 'nibble list schemes', instead of --bits");
   add_switch(command, "--double-quant", scheme.double_quant, "scales are quantized too");
+  add_switch(command, "--substitute", recipe.layers.substitute,
+             "gguf: where a type's blocks of 256 do not divide the rows, the type that llama.cpp "
+             "takes then (default: an error)");
   command
       .add_option("--include", recipe.include, "only linear layers whose name matches this regex")
       ->allow_extra_args(false);

@@ -130,7 +130,13 @@ Scheme make_ggml(const SchemeChoice& choice, Dtype /*scale_type*/) {
   return row.scheme;
 }
 
-constexpr std::array<NamedScheme, 27> kSchemes = {{
+// The plan asks for the types of its layers.
+Scheme make_mixture(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  throw Error("scheme",
+              choice.name + " is a mixture of llama.cpp's types, not the type of a layer");
+}
+
+constexpr std::array<NamedScheme, 35> kSchemes = {{
     {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
     {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
     {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
@@ -162,6 +168,20 @@ constexpr std::array<NamedScheme, 27> kSchemes = {{
     {"mxfp4", "OCP: E2M1, a power of two for 32 weights", "gguf", make_ggml},
     {"q3_k", "llama.cpp: 3 bits, 6-bit scales for 16 weights", "gguf", make_ggml},
     {"q2_k", "llama.cpp: 2 bits, 4-bit scales and minimums for 16", "gguf", make_ggml},
+    {"q5_k_m", "llama.cpp's mixture Q5_K_M: q5_k, some values and down projections q6_k", "gguf",
+     make_mixture},
+    {"q5_k_s", "llama.cpp's mixture Q5_K_S: q5_k", "gguf", make_mixture},
+    {"q4_k_m", "llama.cpp's mixture Q4_K_M: q4_k, some values and down projections q6_k", "gguf",
+     make_mixture},
+    {"q4_k_s", "llama.cpp's mixture Q4_K_S: q4_k, the first values and down projections q5_k",
+     "gguf", make_mixture},
+    {"q3_k_l", "llama.cpp's mixture Q3_K_L: q3_k, values, down and output projections q5_k", "gguf",
+     make_mixture},
+    {"q3_k_m", "llama.cpp's mixture Q3_K_M: the same, q4_k and the first q5_k", "gguf",
+     make_mixture},
+    {"q3_k_s", "llama.cpp's mixture Q3_K_S: q3_k", "gguf", make_mixture},
+    {"q2_k_m", "llama.cpp's mixture Q2_K: q2_k, values, down and output projections q3_k", "gguf",
+     make_mixture},
 }};
 
 }  // namespace

@@ -362,10 +362,10 @@ class LayerMaker::State {
   // Keeps round to nearest where it is nearer to the original on the held-out windows.
   void guard(const PlannedModule& module, const Matrix& W, const Group& group, SolvedLayer& solved,
              ModuleReport& row) const {
-    const Solver& rounding = solver("rtn");
+    const Solver& rounding = *module.rounding;
     if (!can_be_guarded(module) || group.inputs.held_out.inputs.tokens == 0) return;
     const Judge judge(W, group.inputs.held_out);
-    SolvedLayer rounded = solve(rounding, module, W, {});
+    SolvedLayer rounded = solve(rounding, module, W, layer_inputs(group));
     if (judge.loss(rounded.result.q) >= judge.loss(solved.result.q)) return;
     row.solver = rounding.name;
     add_note(row.note, "round to nearest kept: better than " + std::string(module.solver->name) +

@@ -1,6 +1,7 @@
 #include "src/pipeline/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,6 +25,7 @@
 #include "src/model/layout.h"
 #include "src/pipeline/layer_scheme.h"
 #include "src/pipeline/method.h"
+#include "src/pipeline/mixture.h"
 #include "src/pipeline/recipe.h"
 #include "src/pipeline/write_model.h"
 #include "src/quantized/scheme.h"
@@ -134,6 +137,7 @@ class Selection {
       if (rule.keep) return std::nullopt;
       choice.scheme = rule.choice.scheme.over(choice.scheme);
       if (!rule.choice.solver.empty()) choice.solver = rule.choice.solver;
+      if (rule.choice.substitute) choice.substitute = rule.choice.substitute;
       break;
     }
     return choice;
@@ -148,12 +152,16 @@ class Selection {
  private:
   // Rounded to nearest: nothing is known of its inputs.
   std::optional<LayerChoice> head_choice() const {
-    if (!recipe_.output_head_bits) return std::nullopt;
     LayerChoice choice;
     choice.scheme = recipe_.layers.scheme;
+    choice.solver = "rtn";
+    if (mixture(choice.scheme.name) != nullptr) {
+      choice.substitute = recipe_.layers.substitute;
+      return choice;
+    }
+    if (!recipe_.output_head_bits) return std::nullopt;
     choice.scheme.name.clear();
     choice.scheme.bits = recipe_.output_head_bits;
-    choice.solver = "rtn";
     return choice;
   }
 
@@ -231,13 +239,39 @@ void count_bytes(Plan& plan) {
       weights == 0 ? 0 : 8.0 * static_cast<double>(quantized_bytes) / static_cast<double>(weights);
 }
 
-// llama.cpp's types are rounded to nearest by its rules.
-std::string solver_of(const LayerChoice& choice) {
-  const bool is_ggml = named_scheme(choice.scheme).format == "gguf";
-  return is_ggml && choice.solver == "rtn" ? "ggml" : choice.solver;
+// llama.cpp's types have scales of their own.
+std::string solver_of(const std::string& name, const SchemeChoice& scheme) {
+  if (named_scheme(scheme).format != "gguf") return name;
+  if (name == "rtn") return "ggml";
+  return name == "gptq" ? "ggml-gptq" : name;
 }
 
-PlannedModule plan_module(const Plan& plan, LinearModule module,
+// The type, or another whose blocks divide rows of K if `may_substitute`: what was substituted is
+// added to the warnings.
+std::string fitting_type(const std::string& type, int64_t K, bool may_substitute,
+                         const std::string& where, std::vector<std::string>& warnings) {
+  const GgmlScheme* row = ggml_scheme(type);
+  if (row == nullptr || K % row->block == 0 || !may_substitute) return type;
+  const std::string_view substitute = substitute_type(type);
+  if (substitute.empty() || K % ggml_scheme(substitute)->block != 0) return type;
+  warnings.push_back(where + ": " + std::string(substitute) + " instead of " + type + ": rows of " +
+                     std::to_string(K) + " are no multiple of its blocks of " +
+                     std::to_string(row->block));
+  return std::string(substitute);
+}
+
+// Mixtures resolved.
+SchemeChoice layer_scheme(Plan& plan, const LinearModule& module, const LayerChoice& choice) {
+  SchemeChoice scheme = choice.scheme;
+  if (const Mixture* row = mixture(scheme.name)) {
+    scheme.name = mixture_type(*row, plan.layout.config, module.roles, module.block);
+  }
+  scheme.name = fitting_type(scheme.name, module.K, choice.substitute.value_or(false), module.name,
+                             plan.warnings);
+  return scheme;
+}
+
+PlannedModule plan_module(Plan& plan, LinearModule module,
                           const std::optional<LayerChoice>& choice) {
   const Dtype dtype = stored_dtype(*plan.checkpoint, plan.layout, module);
   PlannedModule planned;
@@ -249,8 +283,10 @@ PlannedModule plan_module(const Plan& plan, LinearModule module,
                     .has_column_groups = false,
                     .scheme = {}};
   if (choice) {
-    planned.target.scheme = make_scheme(choice->scheme, plan.format->scale_type(dtype));
-    planned.solver = &solver(solver_of(*choice));
+    const SchemeChoice scheme = layer_scheme(plan, module, *choice);
+    planned.target.scheme = make_scheme(scheme, plan.format->scale_type(dtype));
+    planned.solver = &solver(solver_of(choice->solver, scheme));
+    planned.rounding = &solver(solver_of("rtn", scheme));
     check_can_hold(*plan.format, planned.target);
   }
   planned.module = std::move(module);
@@ -317,15 +353,27 @@ void add_cautions(Plan& plan) {
   }
 }
 
-// recipe.embeddings, applied to the tensor.
+// What a mixture makes of the embedding of a GGUF file; empty without one.
+std::string mixture_embedding(const Plan& plan) {
+  const Mixture* row = mixture(plan.recipe.layers.scheme.name);
+  if (row == nullptr || !writes_one_file(*plan.format)) return {};
+  constexpr std::array kHead = {Role::kOutputHead};
+  const std::span<const Role> roles = plan.layout.head ? std::span<const Role>{} : kHead;
+  return std::string(mixture_type(*row, plan.layout.config, roles, -1));
+}
+
+// recipe.embeddings, or the mixture's, applied to the tensor.
 void set_embedding_type(Plan& plan) {
-  const std::string& name = plan.recipe.embeddings;
+  std::string name =
+      plan.recipe.embeddings.empty() ? mixture_embedding(plan) : plan.recipe.embeddings;
   if (name.empty()) return;
   if (!writes_one_file(*plan.format)) {
     throw Error("--embeddings", "is for the format gguf, not " + std::string(plan.format->name));
   }
   const auto tensor =
       std::ranges::find(plan.tensors, plan.layout.embedding, &PlannedTensor::source);
+  name = fitting_type(name, tensor->written.shape.back(),
+                      plan.recipe.layers.substitute.value_or(false), tensor->source, plan.warnings);
   const GgmlScheme* blocks = ggml_scheme(name);
   const GgufType* type = gguf_type(name);
   const bool plain = type != nullptr && type->dtype && is_float(*type->dtype);

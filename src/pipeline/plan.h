@@ -19,9 +19,10 @@ namespace nibble {
 
 struct PlannedModule {
   LinearModule module;
-  FormatModule target;             // scheme set: quantized; not set: left as it is
-  const Solver* solver = nullptr;  // null: left as it is
-  int64_t bytes = 0;               // written for the weight
+  FormatModule target;               // scheme set: quantized; not set: left as it is
+  const Solver* solver = nullptr;    // null: left as it is
+  const Solver* rounding = nullptr;  // to nearest, what solvers are compared with; null likewise
+  int64_t bytes = 0;                 // written for the weight
 };
 
 // A tensor that is written as it is, or in another float type.

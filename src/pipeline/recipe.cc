@@ -191,6 +191,7 @@ void visit_choice(Fields& fields, LayerChoice& choice) {
   fields.field("symmetric", choice.scheme.symmetric);
   fields.field("double_quant", choice.scheme.double_quant);
   fields.field("solver", choice.solver);
+  fields.field("substitute", choice.substitute);
 }
 
 // The one list of a recipe's keys.

@@ -23,6 +23,9 @@ namespace nibble {
 struct LayerChoice {
   SchemeChoice scheme;
   std::string solver;  // row of solvers(); empty: the method's
+  // GGUF: where rows are no multiple of a type's 256 weights, the type that llama.cpp takes then
+  // (src/pipeline/mixture.h); else an error.
+  std::optional<bool> substitute;
 };
 
 // The linear layers whose name matches `modules` (a regular expression, found anywhere in it).

@@ -1,59 +1,43 @@
 #include "src/quantized/ggml_affine.h"
 
-#include <bit>
-#include <cmath>
 #include <cstddef>
-#include <cstdint>
+
+#include "src/quantized/ggml_groups.h"
 
 namespace nibble {
 namespace {
 
-template <size_t kGroups>
-[[gnu::always_inline]] inline void load_block(const float* values, const AffineSearch& search,
-                                              AffineBlock<kGroups>& block) {
-  constexpr size_t kWidth = AffineBlock<kGroups>::kWidth;
-  for (size_t i = 0; i < kWidth; ++i) {
-    for (size_t g = 0; g < kGroups; ++g) block.x[i][g] = values[g * kWidth + i];
-  }
-  PerGroup<kGroups> mean = {};
+// Weights and what they count, low and high.
+template <size_t kGroups, size_t kWidth>
+[[gnu::always_inline]] inline void load_block(const float* values, const float* given,
+                                              const AffineSearch& search,
+                                              AffineBlock<kGroups, kWidth>& block) {
+  load_groups<kGroups, kWidth>(values, search.weights, given, block);
   block.low = PerGroup<kGroups>{};
   block.high = block.x[0];
   for (const PerGroup<kGroups>& x : block.x) {
-    mean += x * x;
     block.low = x < block.low ? x : block.low;
     block.high = x > block.high ? x : block.high;
-  }
-  for (size_t g = 0; g < kGroups; ++g) {
-    mean[g] = search.raised ? std::sqrt(mean[g] / static_cast<float>(kWidth)) : 0.F;
-  }
-  for (size_t i = 0; i < kWidth; ++i) {
-    block.weights[i] = mean + (block.x[i] < 0.F ? -block.x[i] : block.x[i]);
   }
 }
 
 // tried = rne((x - minimum) * steps_per_weight), 0 .. last.
-template <size_t kGroups>
+template <size_t kGroups, size_t kWidth>
 [[gnu::always_inline]] inline void round_block(const PerGroup<kGroups>& steps_per_weight, int last,
-                                               AffineBlock<kGroups>& block) {
-  using Integers = typename Lanes<kGroups>::Integers;
-  for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
-    const PerGroup<kGroups> shifted =
-        steps_per_weight * (block.x[i] - block.minimum) + kRoundingShift;
-    Integers code = reinterpret_cast<Integers>(shifted) - std::bit_cast<int32_t>(kRoundingShift);
-    code = code < 0 ? Integers{} : code;
-    code = code > last ? Integers{} + last : code;
-    block.tried[i] = __builtin_convertvector(code, PerGroup<kGroups>);
+                                               AffineBlock<kGroups, kWidth>& block) {
+  for (size_t i = 0; i < kWidth; ++i) {
+    round_codes<kGroups>(steps_per_weight * (block.x[i] - block.minimum), 0, last, block.tried[i]);
   }
 }
 
 // Of `tried` with these parameters.
-template <size_t kGroups>
+template <size_t kGroups, size_t kWidth>
 [[gnu::always_inline]] inline void errors_of(const PerGroup<kGroups>& scale,
                                              const PerGroup<kGroups>& minimum, bool absolute,
-                                             const AffineBlock<kGroups>& block,
+                                             const AffineBlock<kGroups, kWidth>& block,
                                              PerGroup<kGroups>& errors) {
   errors = PerGroup<kGroups>{};
-  for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+  for (size_t i = 0; i < kWidth; ++i) {
     const PerGroup<kGroups> off = scale * block.tried[i] + minimum - block.x[i];
     errors += block.weights[i] * (absolute ? (off < 0.F ? -off : off) : off * off);
   }
@@ -66,15 +50,15 @@ struct LeastSquares {
   PerGroup<kGroups> scale, minimum, determinant;
 };
 
-template <size_t kGroups>
+template <size_t kGroups, size_t kWidth>
 [[gnu::always_inline]] inline void least_squares(const PerGroup<kGroups>& sum_w,
                                                  const PerGroup<kGroups>& sum_x,
-                                                 const AffineBlock<kGroups>& block,
+                                                 const AffineBlock<kGroups, kWidth>& block,
                                                  LeastSquares<kGroups>& fit) {
   PerGroup<kGroups> sum_q = {};
   PerGroup<kGroups> sum_qq = {};
   PerGroup<kGroups> sum_xq = {};
-  for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+  for (size_t i = 0; i < kWidth; ++i) {
     const PerGroup<kGroups> weighted = block.weights[i] * block.tried[i];
     sum_q += weighted;
     sum_qq += weighted * block.tried[i];
@@ -89,13 +73,14 @@ template <size_t kGroups>
 
 // q = rne((x - minimum) / scale) with scale and minimum (at most 0) from weighted least squares,
 // over scales around (largest - minimum) / last, the minimum being the best so far.
-template <size_t kGroups>
-[[gnu::always_inline]] inline void search_affine(const float* values, const AffineSearch& search,
-                                                 AffineBlock<kGroups>& block) {
-  load_block<kGroups>(values, search, block);
+template <size_t kGroups, size_t kWidth>
+[[gnu::always_inline]] inline void search_affine(const float* values, const float* given,
+                                                 const AffineSearch& search,
+                                                 AffineBlock<kGroups, kWidth>& block) {
+  load_block<kGroups, kWidth>(values, given, search, block);
   PerGroup<kGroups> sum_w = {};
   PerGroup<kGroups> sum_x = {};
-  for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+  for (size_t i = 0; i < kWidth; ++i) {
     sum_w += block.weights[i];
     sum_x += block.weights[i] * block.x[i];
   }
@@ -103,23 +88,23 @@ template <size_t kGroups>
   block.minimum = block.low;
   PerGroup<kGroups> steps = last / (block.high - block.low);
   block.scale = 1.F / steps;
-  round_block<kGroups>(steps, search.last, block);
+  round_block<kGroups, kWidth>(steps, search.last, block);
   block.best = block.tried;
   PerGroup<kGroups> least;
-  errors_of<kGroups>(block.scale, block.minimum, search.absolute, block, least);
+  errors_of<kGroups, kWidth>(block.scale, block.minimum, search.absolute, block, least);
   for (int step = 0; step <= search.steps; ++step) {
-    const float range = search.first + 0.1F * static_cast<float>(step) + last;
+    const float range = search.first + search.step * static_cast<float>(step) + last;
     steps = range / (block.high - block.minimum);
-    round_block<kGroups>(steps, search.last, block);
+    round_block<kGroups, kWidth>(steps, search.last, block);
     LeastSquares<kGroups> fit;
-    least_squares<kGroups>(sum_w, sum_x, block, fit);
+    least_squares<kGroups, kWidth>(sum_w, sum_x, block, fit);
     PerGroup<kGroups> errors;
-    errors_of<kGroups>(fit.scale, fit.minimum, search.absolute, block, errors);
-    const typename Lanes<kGroups>::Integers better = (fit.determinant > 0.F) & (errors < least);
+    errors_of<kGroups, kWidth>(fit.scale, fit.minimum, search.absolute, block, errors);
+    const PerGroupInteger<kGroups> better = (fit.determinant > 0.F) & (errors < least);
     least = better ? errors : least;
     block.scale = better ? fit.scale : block.scale;
     block.minimum = better ? fit.minimum : block.minimum;
-    for (size_t i = 0; i < AffineBlock<kGroups>::kWidth; ++i) {
+    for (size_t i = 0; i < kWidth; ++i) {
       block.best[i] = better ? block.tried[i] : block.best[i];
     }
   }
@@ -127,17 +112,16 @@ template <size_t kGroups>
 
 }  // namespace
 
-// The same instructions with wider vectors where there are some; the bits are the same.
-#define NIBBLE_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-
-NIBBLE_VECTOR_CLONES void search_affine_groups(const float* values, const AffineSearch& search,
-                                               AffineBlock<8>& block) {
-  search_affine<8>(values, search, block);
+NIBBLE_VECTOR_CLONES void search_affine_groups(const float* values, const float* given,
+                                               const AffineSearch& search,
+                                               AffineBlock<8, 32>& block) {
+  search_affine<8, 32>(values, given, search, block);
 }
 
-NIBBLE_VECTOR_CLONES void search_affine_groups(const float* values, const AffineSearch& search,
-                                               AffineBlock<16>& block) {
-  search_affine<16>(values, search, block);
+NIBBLE_VECTOR_CLONES void search_affine_groups(const float* values, const float* given,
+                                               const AffineSearch& search,
+                                               AffineBlock<16, 16>& block) {
+  search_affine<16, 16>(values, given, search, block);
 }
 
 }  // namespace nibble

@@ -3,18 +3,20 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cassert>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
-#include <vector>
 
 #include "src/quantized/ggml_affine.h"
+#include "src/quantized/ggml_groups.h"
+#include "src/quantized/ggml_levels.h"
+#include "src/quantized/ggml_plain.h"
 #include "src/quantized/ggml_schemes.h"
+#include "src/quantized/ggml_symmetric.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
@@ -27,8 +29,7 @@
 namespace nibble {
 namespace {
 
-constexpr int kBlock = 32;
-constexpr float kNothing = 1e-15F;  // weights below are taken for zero
+constexpr int64_t kBlock = 32;
 
 using Weights = std::span<const float>;
 
@@ -37,214 +38,9 @@ int nearest(float x) {
   return std::bit_cast<int32_t>(x + kRoundingShift) - std::bit_cast<int32_t>(kRoundingShift);
 }
 
-// The weight of largest magnitude, the first of several. Magnitudes compare as integers do, which
-// vectorises.
-float extreme(Weights x) {
-  const auto magnitude = [](float value) { return std::bit_cast<int32_t>(value) & 0x7FFFFFFF; };
-  int32_t largest = 0;
-  for (const float value : x) largest = std::max(largest, magnitude(value));
-  if (largest == 0) return 0.F;
-  return *std::ranges::find(x, largest, magnitude);
-}
-
-float reciprocal(float x) { return x == 0.F ? 0.F : 1.F / x; }
-
-float through_f16(float x) { return f16_to_float(float_to_f16(x)); }
-
-// Sums that give the scale s = sum w x q / sum w q^2 of least error sum w (x - s q)^2, which is
-// sum w x^2 - s sum w x q: the larger product, the better.
-struct Fit {
-  float xq = 0.F;
-  float qq = 0.F;
-
-  void add(float weight, float x, float q) {
-    xq += weight * x * q;
-    qq += weight * q * q;
-  }
-  float scale() const { return qq > 0.F ? xq / qq : 0.F; }
-};
-
-// ---- one scale for 32 weights -------------------------------------------------------------------
-
-struct Plain {
-  float scale = 0.F;
-  float minimum = 0.F;
-};
-
-// Q4_0, Q5_0: the extreme becomes the level below which there is none above.
-Plain fit_signed(Weights x, int bits, uint8_t* codes) {
-  const int half = 1 << (bits - 1);
-  const float d = extreme(x) / static_cast<float>(-half);
-  const float inverse = reciprocal(d);
-  const float offset = static_cast<float>(half) + 0.5F;
-  for (size_t i = 0; i < x.size(); ++i) {
-    codes[i] =
-        static_cast<uint8_t>(std::min(2 * half - 1, static_cast<int>(x[i] * inverse + offset)));
-  }
-  return {.scale = d};
-}
-
-// Q4_1, Q5_1.
-Plain fit_between(Weights x, int bits, uint8_t* codes) {
-  const auto [low, high] = std::ranges::minmax(x);
-  const int last = (1 << bits) - 1;
-  const float d = (high - low) / static_cast<float>(last);
-  const float inverse = reciprocal(d);
-  for (size_t i = 0; i < x.size(); ++i) {
-    codes[i] =
-        static_cast<uint8_t>(std::min(last, static_cast<int>((x[i] - low) * inverse + 0.5F)));
-  }
-  return {.scale = d, .minimum = low};
-}
-
-// Q8_0, halves away from zero: what is cut off is exact.
-Plain fit_bytes(Weights x, uint8_t* codes) {
-  const float d = std::fabs(extreme(x)) / 127.F;
-  const float inverse = reciprocal(d);
-  for (size_t i = 0; i < x.size(); ++i) {
-    const float scaled = x[i] * inverse;
-    const int cut = static_cast<int>(scaled);
-    const float rest = scaled - static_cast<float>(cut);
-    codes[i] = static_cast<uint8_t>(cut + 128 + (rest >= 0.5F ? 1 : 0) - (rest <= -0.5F ? 1 : 0));
-  }
-  return {.scale = d};
-}
-
-// MXFP4: the power of two that puts the extreme between 4 and 8. Of two levels as near the smaller;
-// codes from 8 are negative, and nothing becomes a negative zero.
-Plain fit_e2m1(Weights x, uint8_t* codes) {
-  constexpr std::array kBorders = {0.25F, 0.75F, 1.25F, 1.75F, 2.5F, 3.5F, 5.F};
-  const float largest = std::fabs(extreme(x));
-  const int exponent = largest > 0.F ? static_cast<int>(std::floor(std::log2(largest))) - 2 : -127;
-  const float d = std::ldexp(1.F, std::max(exponent, -127));
-  for (size_t i = 0; i < x.size(); ++i) {
-    int code = 0;
-    for (const float border : kBorders) code += std::fabs(x[i]) > border * d ? 1 : 0;
-    codes[i] = static_cast<uint8_t>(code + (x[i] < 0.F && code > 0 ? 8 : 0));
-  }
-  return {.scale = d};
-}
-
-// The nearest of ascending levels; of two as near the upper.
-uint8_t nearest_level(const std::vector<float>& levels, float x) {
-  if (x <= levels.front()) return 0;
-  if (x >= levels.back()) return static_cast<uint8_t>(levels.size() - 1);
-  const auto above = std::upper_bound(levels.begin(), levels.end(), x);
-  const auto at = static_cast<uint8_t>(above - levels.begin());
-  return x - *(above - 1) < *above - x ? static_cast<uint8_t>(at - 1) : at;
-}
-
-// IQ4: 15 scales around the one that puts the extreme on the first level, each mended by least
-// squares with weights x^2.
-float fit_levels(Weights x, const std::vector<float>& levels) {
-  constexpr int kTries = 7;
-  const float largest = extreme(x);
-  if (std::fabs(largest) < kNothing) return 0.F;
-  const auto fit_at = [&](float inverse) {
-    Fit fit;
-    for (const float value : x) {
-      const float q = levels[nearest_level(levels, inverse * value)];
-      const float weight = value * value;
-      fit.xq += weight * q * value;
-      fit.qq += weight * q * q;
-    }
-    return fit;
-  };
-  const Fit first = fit_at(1.F / (-largest / levels.front()));
-  float scale = first.xq / first.qq;
-  float best = scale * first.xq;
-  for (int t = -kTries; t <= kTries; ++t) {
-    const Fit fit = fit_at((static_cast<float>(t) + levels.front()) / largest);
-    if (fit.qq > 0.F && fit.xq * fit.xq > best * fit.qq) {
-      scale = fit.scale();
-      best = scale * fit.xq;
-    }
-  }
-  return scale;
-}
-
-void code_levels(Weights x, const std::vector<float>& levels, float scale, uint8_t* codes) {
-  const float inverse = reciprocal(scale);
-  for (size_t i = 0; i < x.size(); ++i) codes[i] = nearest_level(levels, inverse * x[i]);
-}
-
-// ---- groups of 256 weights, symmetric -----------------------------------------------------------
-
 int clamped(float x, int half) { return std::clamp(nearest(x), -half, half - 1); }
 
-// Q6_K: 19 scales around the one that puts the extreme on the lowest level, each mended by least
-// squares with weights x^2.
-float fit_searched(Weights x, int half, uint8_t* codes) {
-  const float largest = extreme(x);
-  std::fill_n(codes, x.size(), uint8_t{0});
-  if (std::fabs(largest) < kNothing) return 0.F;
-  const auto fit_at = [&](float inverse) {
-    Fit fit;
-    for (const float value : x) {
-      fit.add(value * value, value, static_cast<float>(clamped(inverse * value, half)));
-    }
-    return fit;
-  };
-  const auto keep = [&](float inverse) {
-    for (size_t i = 0; i < x.size(); ++i) {
-      codes[i] = static_cast<uint8_t>(clamped(inverse * x[i], half) + half);
-    }
-  };
-  const auto lowest = static_cast<float>(half);
-  float inverse = -lowest / largest;
-  const Fit first = fit_at(inverse);
-  keep(inverse);
-  float scale = first.scale();
-  float best = scale * first.xq;
-  for (int t = -9; t <= 9; ++t) {
-    if (t == 0) continue;
-    inverse = -(lowest + 0.1F * static_cast<float>(t)) / largest;
-    const Fit fit = fit_at(inverse);
-    if (fit.qq > 0.F && fit.xq * fit.xq > best * fit.qq) {
-      keep(inverse);
-      scale = fit.scale();
-      best = scale * fit.xq;
-    }
-  }
-  return scale;
-}
-
-// Q3_K: from the scale that puts the extreme on the lowest level, up to five rounds in which each
-// code in turn takes the best value for the others', weights x^2.
-float fit_by_turns(Weights x, int half, uint8_t* codes) {
-  const float largest = extreme(x);
-  std::fill_n(codes, x.size(), uint8_t{0});
-  if (std::fabs(largest) < kNothing) return 0.F;
-  std::array<int, kBlock> q{};
-  Fit fit;
-  for (size_t i = 0; i < x.size(); ++i) {
-    q[i] = clamped(static_cast<float>(-half) / largest * x[i], half);
-    fit.add(x[i] * x[i], x[i], static_cast<float>(q[i]));
-  }
-  for (int round = 0; round < 5; ++round) {
-    bool changed = false;
-    for (size_t i = 0; i < x.size(); ++i) {
-      const float weight = x[i] * x[i];
-      const auto old = static_cast<float>(q[i]);
-      Fit others = {fit.xq - weight * x[i] * old, fit.qq};
-      if (others.xq <= 0.F) continue;
-      others.qq = fit.qq - weight * old * old;
-      const int better = clamped(x[i] * others.qq / others.xq, half);
-      if (better == q[i]) continue;
-      others.add(weight, x[i], static_cast<float>(better));
-      if (others.qq > 0.F && others.xq * others.xq * fit.qq > fit.xq * fit.xq * others.qq) {
-        q[i] = better;
-        fit = others;
-        changed = true;
-      }
-    }
-    if (!changed) break;
-  }
-  for (size_t i = 0; i < x.size(); ++i) codes[i] = static_cast<uint8_t>(q[i] + half);
-  return fit.scale();
-}
-
-// ---- whole layers -------------------------------------------------------------------------------
+float through_f16(float x) { return f16_to_float(float_to_f16(x)); }
 
 // Where the parameters of a layer go.
 struct Output {
@@ -259,131 +55,377 @@ void store_half(std::byte* values, int64_t at, float value) {
   reinterpret_cast<uint16_t*>(values)[at] = float_to_f16(value);
 }
 
-void quantize_plain(std::string_view type, const Grid& grid, Weights x, int64_t b,
-                    const Output& out) {
-  uint8_t* codes = out.codes + b * kBlock;
-  if (type == "mxfp4") {
-    const float scale = fit_e2m1(x, codes).scale;
-    out.scale[b] = std::byte{float_to_f8(scale, Dtype::kF8E8M0)};
-    return;
-  }
-  Plain plain;
-  if (type == "iq4_nl") {
-    plain.scale = fit_levels(x, grid.table);
-    code_levels(x, grid.table, plain.scale, codes);
-  } else if (type == "q8_0") {
-    plain = fit_bytes(x, codes);
-  } else if (out.minimum != nullptr) {
-    plain = fit_between(x, grid.bits, codes);
-    store_half(out.minimum, b, plain.minimum);
-  } else {
-    plain = fit_signed(x, grid.bits, codes);
-  }
-  store_half(out.scale, b, plain.scale);
+// ---- importance ---------------------------------------------------------------------------------
+
+float mean_square(Weights x) {
+  float sum = 0.F;
+  for (const float value : x) sum += value * value;
+  return sum / static_cast<float>(x.size());
 }
 
-// Q3_K, Q6_K, IQ4_XS: the group scale of largest magnitude becomes the lowest integer.
-void quantize_symmetric(std::string_view type, const Scheme& scheme, Weights x, int64_t b,
-                        const Output& out) {
-  const auto group = static_cast<size_t>(scheme.blocking.columns);
-  const size_t groups = kSuperBlock / group;
-  const Grid& grid = scheme.grid;
-  const int half = -grid.lowest;
-  const auto lowest = static_cast<float>(-(1 << (scheme.scale->bits - 1)));
-  uint8_t* codes = out.codes + b * kSuperBlock;
-  std::array<float, 16> scales{};
-  for (size_t j = 0; j < groups; ++j) {
-    const Weights part = x.subspan(j * group, group);
-    uint8_t* part_codes = codes + j * group;
-    scales[j] = type == "iq4_xs" ? fit_levels(part, grid.table)
-                : type == "q3_k" ? fit_by_turns(part, half, part_codes)
-                                 : fit_searched(part, half, part_codes);
+// What errors count where there is importance: importance * sqrt(spread + x^2).
+using Weighing = std::array<float, kSuperBlock>;
+
+void weigh(Weights x, Weights importance, float spread, Weighing& weights) {
+  for (size_t i = 0; i < x.size(); ++i) {
+    weights[i] = importance[i] * std::sqrt(spread + x[i] * x[i]);
   }
-  const float largest = extreme(Weights(scales).first(groups));
-  auto* stored = reinterpret_cast<int8_t*>(out.scale + b * static_cast<int64_t>(groups));
-  if (std::fabs(largest) < kNothing) {
-    // What an F16 of zero makes of the integers and codes does not matter; they are llama.cpp's.
-    std::fill_n(stored, groups, type == "q3_k" ? int8_t{-32} : int8_t{0});
-    if (type == "q6_k") std::fill_n(codes, kSuperBlock, uint8_t{0});
-    if (type == "iq4_xs") code_levels(x, grid.table, 0.F, codes);
-    out.scale_second[b] = type == "iq4_xs" ? 0x8000 : 0;
+}
+
+// ---- one scale for 32 weights -------------------------------------------------------------------
+
+// Block b.
+void quantize_plain(const GgmlScheme& type, Weights x, Weights importance, int64_t b,
+                    const Output& out) {
+  uint8_t* codes = out.codes + b * kBlock;
+  const Grid& grid = type.scheme.grid;
+  if (type.name == "mxfp4") {
+    out.scale[b] = std::byte{float_to_f8(fit_e2m1(x, codes).scale, Dtype::kF8E8M0)};
     return;
   }
-  // IQ4_XS codes by the scale as it was before it became an F16.
-  const bool exact = type == "iq4_xs";
-  const float d = exact ? largest / lowest : 1.F / (lowest / largest);
-  const float inverse = exact ? 1.F / d : lowest / largest;
-  out.scale_second[b] = float_to_f16(d);
-  const float read = exact ? d : through_f16(d);
-  for (size_t j = 0; j < groups; ++j) {
+  if (type.name == "iq4_nl") {
+    Weighing weights;
+    if (importance.empty()) {
+      std::ranges::transform(x, weights.begin(), [](float value) { return value * value; });
+    } else {
+      weigh(x, importance, 2.F * mean_square(x), weights);
+    }
+    const float scale = fit_levels(x, Weights(weights).first(x.size()), grid.table);
+    code_levels(x, grid.table, scale, codes);
+    store_half(out.scale, b, scale);
+    return;
+  }
+  const PlainFit fit = type.name == "q8_0"      ? fit_bytes(x, codes)
+                       : out.minimum != nullptr ? fit_between(x, grid.bits, codes)
+                                                : fit_signed(x, grid.bits, codes);
+  store_half(out.scale, b, fit.scale);
+  if (out.minimum != nullptr) store_half(out.minimum, b, fit.minimum);
+}
+
+// The search with importance: 37 ranges, finer than without.
+AffineSearch fine_search(int last) {
+  return {
+      .last = last, .first = -0.9F, .step = 0.05F, .steps = 36, .weights = GroupWeights::kGiven};
+}
+
+// Q4_0, Q4_1, Q5_0, Q5_1 with importance: blocks b, b + 1, .. of up to 256 weights side by side.
+void quantize_weighed(const GgmlScheme& type, Weights x, Weights importance, float spread,
+                      int64_t b, const Output& out) {
+  Weighing values{};
+  Weighing weights{};
+  std::ranges::copy(x, values.begin());
+  weigh(x, importance, spread, weights);
+  const Grid& grid = type.scheme.grid;
+  const auto store = [&](const auto& block, size_t g, bool flat) {
+    const int64_t at = b + static_cast<int64_t>(g);
+    store_half(out.scale, at, flat ? 0.F : block.scale[g]);
+    for (size_t i = 0; i < kBlock; ++i) {
+      out.codes[at * kBlock + static_cast<int64_t>(i)] =
+          flat ? uint8_t{0} : static_cast<uint8_t>(block.best[i][g]);
+    }
+  };
+  const size_t blocks = x.size() / kBlock;
+  if (out.minimum != nullptr) {
+    AffineBlock<8, 32> block;
+    search_affine_groups(values.data(), weights.data(), fine_search((1 << grid.bits) - 1), block);
+    for (size_t g = 0; g < blocks; ++g) {
+      store(block, g, block.high[g] == block.low[g]);
+      store_half(out.minimum, b + static_cast<int64_t>(g), block.minimum[g]);
+    }
+  } else {
+    GroupBlock<8, 32> block;
+    search_symmetric_groups(values.data(), weights.data(),
+                            {.half = -grid.lowest, .weights = GroupWeights::kGiven}, block);
+    for (size_t g = 0; g < blocks; ++g) store(block, g, false);
+  }
+}
+
+void quantize_plain_row(const GgmlScheme& type, Weights x, Weights importance, int64_t b,
+                        const Output& out) {
+  const bool searches = type.scheme.grid.kind == Grid::Kind::kInteger && type.name != "q8_0";
+  const bool weighs = !importance.empty() && searches;
+  const auto step = static_cast<size_t>(weighs ? kSuperBlock : kBlock);
+  const float spread = weighs ? mean_square(x) : 0.F;
+  for (size_t k = 0; k < x.size(); k += step, b += static_cast<int64_t>(step) / kBlock) {
+    const size_t count = std::min(step, x.size() - k);
+    const Weights part = importance.empty() ? importance : importance.subspan(k, count);
+    if (weighs) {
+      quantize_weighed(type, x.subspan(k, count), part, spread, b, out);
+    } else {
+      quantize_plain(type, x.subspan(k, count), part, b, out);
+    }
+  }
+}
+
+// ---- groups of 256 weights, symmetric -----------------------------------------------------------
+
+// Of the 16 (IQ4_XS: 8) groups of a block.
+struct SymmetricFit {
+  std::array<float, 16> scales{};
+  std::array<float, 16> mass{};  // sums of what the group's errors count
+};
+
+// Fills codes [256] too, but for IQ4_XS.
+SymmetricFit fit_symmetric(const GgmlScheme& type, Weights x, Weights importance, uint8_t* codes) {
+  const Scheme& scheme = type.scheme;
+  const auto group = static_cast<size_t>(scheme.blocking.columns);
+  SymmetricFit fit;
+  Weighing weights;
+  if (importance.empty()) {
+    std::ranges::transform(x, weights.begin(), [](float value) { return value * value; });
+  } else if (type.name == "q6_k") {
+    std::ranges::copy(importance, weights.begin());
+  } else {
+    weigh(x, importance, 2.F * mean_square(x), weights);
+  }
+  for (size_t i = 0; i < x.size(); ++i) fit.mass[i / group] += weights[i];
+  if (scheme.grid.kind == Grid::Kind::kTable) {
+    for (size_t j = 0; j < x.size() / group; ++j) {
+      fit.scales[j] = fit_levels(x.subspan(j * group, group),
+                                 Weights(weights).subspan(j * group, group), scheme.grid.table);
+    }
+    return fit;
+  }
+  GroupBlock<16, 16> block;
+  const SymmetricSearch search = {.half = -scheme.grid.lowest, .weights = GroupWeights::kGiven};
+  if (type.name == "q3_k" && importance.empty()) {
+    fit_symmetric_by_turns(x.data(), weights.data(), search, block);
+  } else {
+    search_symmetric_groups(x.data(), weights.data(), search, block);
+  }
+  for (size_t j = 0; j < fit.scales.size(); ++j) {
+    fit.scales[j] = block.scale[j];
+    for (size_t i = 0; i < group; ++i) {
+      codes[j * group + i] = static_cast<uint8_t>(block.best[i][j]);
+    }
+  }
+  return fit;
+}
+
+// The codes of a block with group scales d * stored.
+void code_symmetric(const Scheme& scheme, Weights x, float d, const int8_t* stored,
+                    uint8_t* codes) {
+  const auto group = static_cast<size_t>(scheme.blocking.columns);
+  const int half = -scheme.grid.lowest;
+  for (size_t j = 0; j < x.size() / group; ++j) {
     const Weights part = x.subspan(j * group, group);
-    uint8_t* part_codes = codes + j * group;
-    const int integer = std::clamp(nearest(inverse * scales[j]), static_cast<int>(lowest),
-                                   static_cast<int>(-lowest) - 1);
-    stored[j] = static_cast<int8_t>(integer);
-    const float scale = read * static_cast<float>(integer);
-    if (exact) {
-      code_levels(part, grid.table, scale, part_codes);
+    const float scale = d * static_cast<float>(stored[j]);
+    if (scheme.grid.kind == Grid::Kind::kTable) {
+      code_levels(part, scheme.grid.table, scale, codes + j * group);
     } else if (scale != 0.F) {
       for (size_t i = 0; i < group; ++i) {
-        part_codes[i] = static_cast<uint8_t>(clamped(part[i] / scale, half) + half);
+        codes[j * group + i] = static_cast<uint8_t>(clamped(part[i] / scale, half) + half);
       }
     }
   }
 }
 
-AffineSearch search_of(std::string_view type) {
-  if (type == "q2_k") {
-    return {.last = 3, .first = -0.5F, .steps = 15, .absolute = true, .raised = false};
+// Q3_K with importance: the group scales are searched as weights are.
+void quantize_symmetric_weighed(const GgmlScheme& type, Weights x, Weights importance, int64_t b,
+                                const Output& out) {
+  uint8_t* codes = out.codes + b * kSuperBlock;
+  const SymmetricFit fit = fit_symmetric(type, x, importance, codes);
+  const int half = 1 << (type.scheme.scale->bits - 1);
+  GroupBlock<1, 16> block;
+  search_symmetric_groups(fit.scales.data(), fit.mass.data(),
+                          {.half = half, .weights = GroupWeights::kGiven}, block);
+  out.scale_second[b] = float_to_f16(block.scale[0]);
+  auto* stored = reinterpret_cast<int8_t*>(out.scale) + b * std::ssize(fit.scales);
+  for (size_t j = 0; j < fit.scales.size(); ++j) {
+    stored[j] = static_cast<int8_t>(static_cast<int>(block.best[j][0]) - half);
   }
-  if (type == "q4_k") return {.last = 15, .first = -1.F, .steps = 20};
+  code_symmetric(type.scheme, x, f16_to_float(out.scale_second[b]), stored, codes);
+}
+
+// Q3_K, Q6_K, IQ4_XS: the group scale of largest magnitude becomes the lowest integer.
+void quantize_symmetric(const GgmlScheme& type, Weights x, Weights importance, int64_t b,
+                        const Output& out) {
+  const Scheme& scheme = type.scheme;
+  const auto groups = static_cast<size_t>(kSuperBlock / scheme.blocking.columns);
+  const auto lowest = static_cast<float>(-(1 << (scheme.scale->bits - 1)));
+  uint8_t* codes = out.codes + b * kSuperBlock;
+  const SymmetricFit fit = fit_symmetric(type, x, importance, codes);
+  const float largest = extreme(Weights(fit.scales).first(groups));
+  auto* stored = reinterpret_cast<int8_t*>(out.scale + b * static_cast<int64_t>(groups));
+  if (std::fabs(largest) < kNothing) {
+    // What an F16 of zero makes of the integers and codes does not matter; they are llama.cpp's.
+    std::fill_n(stored, groups, type.name == "q3_k" ? int8_t{-32} : int8_t{0});
+    if (type.name == "q6_k") std::fill_n(codes, kSuperBlock, uint8_t{0});
+    if (type.name == "iq4_xs") code_levels(x, scheme.grid.table, 0.F, codes);
+    out.scale_second[b] = type.name == "iq4_xs" ? 0x8000 : 0;
+    return;
+  }
+  // IQ4_XS codes by the scale as it was before it became an F16.
+  const bool exact = type.name == "iq4_xs";
+  const float d = exact ? largest / lowest : 1.F / (lowest / largest);
+  const float inverse = exact ? 1.F / d : lowest / largest;
+  out.scale_second[b] = float_to_f16(d);
+  for (size_t j = 0; j < groups; ++j) {
+    stored[j] = static_cast<int8_t>(std::clamp(
+        nearest(inverse * fit.scales[j]), static_cast<int>(lowest), static_cast<int>(-lowest) - 1));
+  }
+  code_symmetric(scheme, x, exact ? d : through_f16(d), stored, codes);
+}
+
+// ---- groups of 256 weights with minimums --------------------------------------------------------
+
+AffineSearch coarse_search(const GgmlScheme& type) {
+  if (type.name == "q2_k") {
+    return {.last = 3,
+            .first = -0.5F,
+            .steps = 15,
+            .absolute = true,
+            .weights = GroupWeights::kMagnitude};
+  }
+  if (type.name == "q4_k") return {.last = 15, .first = -1.F, .steps = 20};
   return {.last = 31, .first = -0.5F, .steps = 15};
 }
 
-// Q2_K, Q4_K, Q5_K: the largest group scale and minimum become the highest integers.
+// Scales (or minimums), not negative, as integers times one number.
 template <size_t kGroups>
-void quantize_affine(const AffineSearch& search, int parameter_bits, Weights x, int64_t b,
+struct Integers {
+  float unit = 0.F;
+  std::array<uint8_t, kGroups> values{};
+};
+
+// The largest becomes `top`.
+template <size_t kGroups>
+Integers<kGroups> to_integers(const std::array<float, kGroups>& x, int top) {
+  Integers<kGroups> out;
+  const float largest = std::max(0.F, std::ranges::max(x));
+  out.unit = largest / static_cast<float>(top);
+  const float inverse = largest > 0.F ? static_cast<float>(top) / largest : 0.F;
+  for (size_t g = 0; g < kGroups; ++g) {
+    out.values[g] = static_cast<uint8_t>(std::clamp(nearest(inverse * x[g]), 0, top));
+  }
+  return out;
+}
+
+// Of nine units around largest / top that of least error, weighted by mass; then up to five rounds
+// in which each integer in turn takes the best value for the others', and least squares
+// (make_qp_quants).
+template <size_t kGroups>
+Integers<kGroups> search_integers(const std::array<float, kGroups>& x,
+                                  const std::array<float, kGroups>& mass, int top) {
+  Integers<kGroups> out;
+  const float largest = std::max(0.F, std::ranges::max(x));
+  if (largest < kNothing) return out;
+  const auto last = static_cast<float>(top);
+  const auto integer = [&](float value) {
+    return static_cast<float>(std::min(top, nearest(value)));
+  };
+  float inverse = last / largest;
+  float least = 0.F;
+  for (int t = -5; t <= 4; ++t) {
+    if (t == 0) continue;
+    const float tried = t == -5 ? inverse : (0.1F * static_cast<float>(t) + last) / largest;
+    const float unit = 1.F / tried;
+    float error = 0.F;
+    for (size_t g = 0; g < kGroups; ++g) {
+      const float off = x[g] - unit * integer(tried * x[g]);
+      error += mass[g] * off * off;
+    }
+    if (t > -5 && !(error < least)) continue;
+    least = error;
+    inverse = tried;
+  }
+  std::array<float, kGroups> codes;
+  float xq = 0.F;
+  float qq = 0.F;
+  for (size_t g = 0; g < kGroups; ++g) {
+    codes[g] = integer(inverse * x[g]);
+    xq += mass[g] * x[g] * codes[g];
+    qq += mass[g] * codes[g] * codes[g];
+  }
+  for (int round = 0; round < 5; ++round) {
+    bool changed = false;
+    for (size_t g = 0; g < kGroups; ++g) {
+      float others_xq = xq - mass[g] * x[g] * codes[g];
+      float others_qq = qq - mass[g] * codes[g] * codes[g];
+      if (!(others_xq > 0.F && others_qq > 0.F)) continue;
+      const float code = integer(x[g] * others_qq / others_xq);
+      if (code == codes[g]) continue;
+      others_xq += mass[g] * x[g] * code;
+      others_qq += mass[g] * code * code;
+      if (!(others_xq * others_xq * qq > xq * xq * others_qq)) continue;
+      codes[g] = code;
+      xq = others_xq;
+      qq = others_qq;
+      changed = true;
+    }
+    if (!changed) break;
+  }
+  out.unit = qq > 0.F ? xq / qq : 0.F;
+  std::ranges::transform(codes, out.values.begin(),
+                         [](float code) { return static_cast<uint8_t>(code); });
+  return out;
+}
+
+// Q2_K, Q4_K, Q5_K.
+template <size_t kGroups>
+void quantize_affine(const GgmlScheme& type, Weights x, Weights importance, int64_t b,
                      const Output& out) {
   constexpr size_t kWidth = kSuperBlock / kGroups;
-  AffineBlock<kGroups> block;
-  search_affine_groups(x.data(), search, block);
+  const int last = (1 << type.scheme.grid.bits) - 1;
+  const int top = (1 << type.scheme.scale->bits) - 1;
+  AffineBlock<kGroups, kWidth> block;
+  std::array<float, kGroups> mass{};
+  if (importance.empty()) {
+    search_affine_groups(x.data(), nullptr, coarse_search(type), block);
+  } else {
+    Weighing weights;
+    weigh(x, importance, (type.name == "q2_k" ? 1.F : 2.F) * mean_square(x), weights);
+    for (size_t i = 0; i < x.size(); ++i) mass[i / kWidth] += weights[i];
+    search_affine_groups(x.data(), weights.data(), fine_search(last), block);
+  }
   uint8_t* codes = out.codes + b * kSuperBlock;
-  Plain largest;
+  std::array<float, kGroups> scales;
+  std::array<float, kGroups> minimums;
   for (size_t g = 0; g < kGroups; ++g) {
     const bool flat = block.high[g] == block.low[g];
-    if (flat) block.scale[g] = 0.F;
-    block.minimum[g] = -block.minimum[g];
+    scales[g] = flat ? 0.F : block.scale[g];
+    minimums[g] = -block.minimum[g];
     for (size_t i = 0; i < kWidth; ++i) {
       codes[g * kWidth + i] = flat ? uint8_t{0} : static_cast<uint8_t>(block.best[i][g]);
     }
-    largest.scale = std::max(largest.scale, block.scale[g]);
-    largest.minimum = std::max(largest.minimum, block.minimum[g]);
   }
-  const auto top = static_cast<float>((1 << parameter_bits) - 1);
-  out.scale_second[b] = float_to_f16(largest.scale / top);
-  out.minimum_second[b] = float_to_f16(largest.minimum / top);
+  const bool weighs = !importance.empty();
+  const auto scale = weighs ? search_integers(scales, mass, top) : to_integers(scales, top);
+  const auto minimum = weighs ? search_integers(minimums, mass, top) : to_integers(minimums, top);
+  out.scale_second[b] = float_to_f16(scale.unit);
+  out.minimum_second[b] = float_to_f16(minimum.unit);
   const float d = f16_to_float(out.scale_second[b]);
   const float m = f16_to_float(out.minimum_second[b]);
   out.minimum_second[b] ^= 0x8000;  // the scheme adds what the type subtracts
-  const auto stored = [top](float most, float value) {
-    const float inverse = most > 0.F ? top / most : 0.F;
-    return std::clamp(nearest(inverse * value), 0, static_cast<int>(top));
-  };
   const size_t first = static_cast<size_t>(b) * kGroups;
   for (size_t g = 0; g < kGroups; ++g) {
-    const int scale = stored(largest.scale, block.scale[g]);
-    const int minimum = stored(largest.minimum, block.minimum[g]);
-    out.scale[first + g] = static_cast<std::byte>(scale);
-    out.minimum[first + g] = static_cast<std::byte>(minimum);
-    const float group_scale = d * static_cast<float>(scale);
+    out.scale[first + g] = std::byte{scale.values[g]};
+    out.minimum[first + g] = std::byte{minimum.values[g]};
+    const float group_scale = d * static_cast<float>(scale.values[g]);
     if (group_scale == 0.F) continue;
-    const float group_minimum = m * static_cast<float>(minimum);
+    const float group_minimum = m * static_cast<float>(minimum.values[g]);
     for (size_t i = g * kWidth; i < (g + 1) * kWidth; ++i) {
       const int code = nearest((x[i] + group_minimum) / group_scale);
-      codes[i] = static_cast<uint8_t>(std::clamp(code, 0, search.last));
+      codes[i] = static_cast<uint8_t>(std::clamp(code, 0, last));
     }
   }
 }
+
+// Block b of 256.
+void quantize_super_block(const GgmlScheme& type, Weights x, Weights importance, int64_t b,
+                          const Output& out) {
+  if (type.scheme.minimum && type.scheme.blocking.columns == 16) {
+    quantize_affine<16>(type, x, importance, b, out);
+  } else if (type.scheme.minimum) {
+    quantize_affine<8>(type, x, importance, b, out);
+  } else if (type.name == "q3_k" && !importance.empty()) {
+    quantize_symmetric_weighed(type, x, importance, b, out);
+  } else {
+    quantize_symmetric(type, x, importance, b, out);
+  }
+}
+
+// ---- whole layers -------------------------------------------------------------------------------
 
 // A layer of the type with room for everything.
 QuantizedLinear allocate(const Scheme& scheme, int64_t N, int64_t K) {
@@ -426,15 +468,16 @@ T* data_of(Tensor& tensor) {
 
 }  // namespace
 
-RoundedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type, const std::string& where) {
+RoundedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type,
+                            std::span<const float> importance, const std::string& where) {
   if (W.cols() % type.block != 0) {
     throw Error(where, "rows of " + std::to_string(W.cols()) + " weights are no multiple of " +
                            std::string(type.name) + "'s blocks of " + std::to_string(type.block));
   }
   check_finite(W, where);
-  const Scheme& scheme = type.scheme;
+  assert(importance.empty() || std::ssize(importance) == W.cols());
   RoundedLinear rounded;
-  QuantizedLinear& q = rounded.q = allocate(scheme, W.rows(), W.cols());
+  QuantizedLinear& q = rounded.q = allocate(type.scheme, W.rows(), W.cols());
   const Output out = {.codes = data_of<uint8_t>(q.codes),
                       .scale = data_of<std::byte>(q.scale.values),
                       .scale_second = data_of<uint16_t>(q.scale.second),
@@ -443,22 +486,15 @@ RoundedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type, const std:
   const int64_t row_blocks = W.cols() / type.block;
 #pragma omp parallel for schedule(static)
   for (int64_t n = 0; n < W.rows(); ++n) {
+    const Weights row(W.data() + n * W.outerStride(), static_cast<size_t>(W.cols()));
+    if (type.block == kBlock) {
+      quantize_plain_row(type, row, importance, n * row_blocks, out);
+      continue;
+    }
     for (int64_t i = 0; i < row_blocks; ++i) {
-      const Weights x(W.data() + n * W.outerStride() + i * type.block,
-                      static_cast<size_t>(type.block));
-      const int64_t b = n * row_blocks + i;
-      if (type.block == kBlock) {
-        quantize_plain(type.name, scheme.grid, x, b, out);
-      } else if (scheme.minimum) {
-        const AffineSearch search = search_of(type.name);
-        if (scheme.blocking.columns == 16) {
-          quantize_affine<16>(search, scheme.scale->bits, x, b, out);
-        } else {
-          quantize_affine<8>(search, scheme.scale->bits, x, b, out);
-        }
-      } else {
-        quantize_symmetric(type.name, scheme, x, b, out);
-      }
+      const auto k = static_cast<size_t>(i * kSuperBlock);
+      const Weights part = importance.empty() ? importance : importance.subspan(k, kSuperBlock);
+      quantize_super_block(type, row.subspan(k, kSuperBlock), part, n * row_blocks + i, out);
     }
   }
   check(q, where);

@@ -238,7 +238,7 @@ std::vector<FittedBlock> fit_two_levels(ConstMatrixRef W, const RangeRule& rule,
   std::vector<int64_t> order(blocks.size());
   std::iota(order.begin(), order.end(), 0);
   storable.round(scales, order);
-  storable.store(scales, q);
+  storable.store(scales, q.scale);
   for (size_t b = 0; b < blocks.size(); ++b) {
     FittedBlock& block = blocks[b];
     block.scale = scales[b];

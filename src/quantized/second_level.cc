@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -285,30 +286,47 @@ float second_level_value(const SecondLevel& level, float value, float second, fl
   return level.has_offset ? product + offset : product;
 }
 
-StorableScales::StorableScales(const QuantizedLinear& q)
-    : parameter_(*q.scheme.scale),
+StorableScales::StorableScales(const QuantizedLinear& q, const Parameter& parameter,
+                               const ParameterValues& values)
+    : parameter_(parameter),
       rows_(q.N),
       blocks_(block_count(q.scheme.blocking, q.N, q.K)),
       steps_(static_cast<float>((1 << q.scheme.grid.bits) - 1)),
       protects_(is_progressive(q.scheme)) {
   if (!parameter_.second) return;
+  second_.resize(static_cast<size_t>(values.second.elements()));
+  to_float(values.second.view(), second_);
+  is_integer_ = parameter_.table.empty() && !protects_;
+  if (is_integer_) {
+    const int count = 1 << parameter_.bits;
+    lowest_ = static_cast<float>(parameter_.type == Dtype::kI8 ? -count / 2 : 0);
+    highest_ = lowest_ + static_cast<float>(count - 1);
+    return;
+  }
   first_code_ = protects_ ? 1 : 0;
   level_count_ = protects_ ? kLargestProgressive : std::ssize(parameter_.table);
-  std::vector<float> second(static_cast<size_t>(q.scale.second.elements()));
-  to_float(q.scale.second.view(), second);
-  levels_.reserve(second.size() * static_cast<size_t>(level_count_));
-  for (const float factor : second) {
+  levels_.reserve(second_.size() * static_cast<size_t>(level_count_));
+  for (const float factor : second_) {
     const size_t begin = levels_.size();
     for (int code = first_code_; code < first_code_ + level_count_; ++code) {
       const float value = parameter_.table.empty() ? static_cast<float>(code)
                                                    : parameter_.table[static_cast<size_t>(code)];
-      levels_.push_back(second_level_value(*parameter_.second, value, factor, q.scale.offset));
+      levels_.push_back(second_level_value(*parameter_.second, value, factor, values.offset));
     }
     // A scale that is not positive stands for the smallest that is.
     const auto first = levels_.begin() + static_cast<std::ptrdiff_t>(begin);
     const auto positive = std::upper_bound(first, levels_.end(), 0.F);
     std::fill(first, positive, *positive);
   }
+}
+
+std::optional<StorableScales> StorableScales::of_minimums(const QuantizedLinear& q) {
+  if (!q.scheme.minimum) return std::nullopt;
+  return StorableScales(q, *q.scheme.minimum, q.minimum);
+}
+
+float StorableScales::unit(int64_t block) const {
+  return second_[static_cast<size_t>(second_index(*parameter_.second, block, blocks_, rows_))];
 }
 
 std::span<const float> StorableScales::levels(int64_t block) const {
@@ -326,7 +344,15 @@ void StorableScales::round(std::span<float> scales, std::span<const int64_t> blo
     return;
   }
   for (size_t i = 0; i < scales.size(); ++i) {
-    const std::span<const float> all = levels(blocks[i % blocks.size()]);
+    const int64_t block = blocks[i % blocks.size()];
+    if (is_integer_) {
+      const float second = unit(block);
+      const float integer =
+          second == 0.F ? 0.F : std::nearbyint(std::clamp(scales[i] / second, lowest_, highest_));
+      scales[i] = integer * second;
+      continue;
+    }
+    const std::span<const float> all = levels(block);
     const auto above = std::lower_bound(all.begin() + 1, all.end() - 1, scales[i]);
     const float below = *(above - 1);
     scales[i] = scales[i] - below <= *above - scales[i] ? below : *above;
@@ -340,18 +366,25 @@ ZeroRange StorableScales::protected_zeros(float scale, int64_t block) const {
           .largest = std::min(steps_, std::floor(128.F / stored))};
 }
 
-void StorableScales::store(std::span<const float> scales, QuantizedLinear& q) const {
+void StorableScales::store(std::span<const float> scales, ParameterValues& stored) const {
   if (!parameter_.second) {
-    from_float(scales, parameter_.type, q.scale.values.mutable_bytes());
+    from_float(scales, parameter_.type, stored.values.mutable_bytes());
     return;
   }
-  const std::span<std::byte> stored = q.scale.values.mutable_bytes();
+  const std::span<std::byte> bytes = stored.values.mutable_bytes();
   for (size_t i = 0; i < scales.size(); ++i) {
-    const std::span<const float> all = levels(static_cast<int64_t>(i));
+    const auto block = static_cast<int64_t>(i);
+    if (is_integer_) {
+      const float second = unit(block);
+      if (second == 0.F) continue;
+      bytes[i] = static_cast<std::byte>(static_cast<int>(std::nearbyint(scales[i] / second)));
+      continue;
+    }
+    const std::span<const float> all = levels(block);
     // The last of equal ones: the first may stand for it.
     const auto above = std::upper_bound(all.begin(), all.end(), scales[i]);
     assert(above != all.begin() && *(above - 1) == scales[i]);
-    stored[i] = static_cast<std::byte>(above - all.begin() - 1 + first_code_);
+    bytes[i] = static_cast<std::byte>(above - all.begin() - 1 + first_code_);
   }
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -69,20 +70,26 @@ struct ZeroRange {
 // What the scales of a layer can be, its second level given: rounds them, and stores them.
 class StorableScales {
  public:
-  // q: integers in groups along rows; its scheme, q.scale.second and q.scale.offset count.
-  explicit StorableScales(const QuantizedLinear& q);
+  // q: groups along rows; its scheme and the second level of its scales count.
+  explicit StorableScales(const QuantizedLinear& q) : StorableScales(q, *q.scheme.scale, q.scale) {}
+  // The same for the minimums of q, if it has any.
+  static std::optional<StorableScales> of_minimums(const QuantizedLinear& q);
 
   // Scales become what they read back as. scales[i] is one of block blocks[i mod blocks.size()].
-  // With a second level the nearest that is positive; else as the float type rounds, 0 included.
+  // Double-quantized and progressive ones: the nearest that is positive; else as the type, float or
+  // integers times a second level, rounds, 0 included.
   void round(std::span<float> scales, std::span<const int64_t> blocks) const;
   // Zero points that a block of this scale, as it reads back, may have.
   ZeroRange zero_range(float scale, int64_t block) const {
     return protects_ ? protected_zeros(scale, block) : ZeroRange{.largest = steps_};
   }
-  // scales [blocks], as they read back.
-  void store(std::span<const float> scales, QuantizedLinear& q) const;
+  // scales [blocks], as they read back. Integers whose second level is 0 stay as they are.
+  void store(std::span<const float> scales, ParameterValues& stored) const;
 
  private:
+  StorableScales(const QuantizedLinear& q, const Parameter& parameter,
+                 const ParameterValues& values);
+  float unit(int64_t block) const;
   std::span<const float> levels(int64_t block) const;
   ZeroRange protected_zeros(float scale, int64_t block) const;
 
@@ -91,9 +98,15 @@ class StorableScales {
   int64_t blocks_;
   float steps_;  // 2^bits - 1
   bool protects_;
+  std::vector<float> second_;  // values of the second level
+  // Integers in a range, without a table: value = integer * second.
+  bool is_integer_ = false;
+  float lowest_ = 0.F;
+  float highest_ = 0.F;
+  // Else, with a second level:
   int first_code_ = 0;
   int64_t level_count_ = 0;
-  std::vector<float> levels_;  // [second-level values][level_count_] rising; none without
+  std::vector<float> levels_;  // [second-level values][level_count_] rising
 };
 
 }  // namespace nibble

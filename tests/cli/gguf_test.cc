@@ -3,12 +3,14 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "formats/gguf/container.h"
 #include "formats/json.h"
 #include "tests/cli/program.h"
+#include "tests/golden/golden.h"
 #include "tests/test_data.h"
 
 namespace nibble {
@@ -78,6 +80,65 @@ TEST(CliGguf, Q8_0IsLlamaCppsFileBitForBit) {
   run_json({"quantize", models / "tinystories-656k", "-o", file, "--scheme", "q8_0", "--embeddings",
             "q8_0"});
   EXPECT_TRUE(same_tensors(models / "tinystories-656k.q8_0.gguf", file));
+}
+
+// bookworm-5m has the shape of the golden file's "llama-tied".
+TEST(CliGguf, AMixtureHasTheTypesOfLlamaCppsFile) {
+  const Json golden = golden_results("gguf_mixtures");
+  const TemporaryFolder folder;
+  for (const std::string name : {"q4_k_m", "q3_k_m"}) {
+    const fs::path path = folder.path() / (name + ".gguf");
+    run_json({"quantize", kBookworm, "-o", path, "--scheme", name});
+    const auto file = GgufFile::open(path);
+    for (const auto& [layer, types] : golden["llama-tied"]["types"][name].items()) {
+      std::istringstream list(types.get<std::string>());
+      int block = 0;
+      for (std::string type; list >> type; ++block) {
+        const std::string prefix =
+            layer == "token_embd" ? "" : "blk." + std::to_string(block) + ".";
+        const GgufTensor* tensor = file->find(prefix + layer + ".weight");
+        ASSERT_NE(tensor, nullptr) << prefix << layer;
+        EXPECT_EQ(tensor->type->name, type) << prefix << layer << ", " << name;
+      }
+    }
+  }
+}
+
+TEST(CliGguf, SubstitutesAreTakenWhereTheyAreAskedForAndNamed) {
+  const TemporaryFolder folder;
+  const std::string tiny = own_test_data() / "tiny" / "llama";
+  const fs::path path = folder.path() / "m.gguf";
+  const Json report =
+      run_json({"quantize", tiny, "-o", path, "--scheme", "q4_k_m", "--substitute"});
+  const auto file = GgufFile::open(path);
+  EXPECT_EQ(file->find("blk.0.attn_q.weight")->type->name, "q5_0");
+  EXPECT_EQ(file->find("token_embd.weight")->type->name, "q5_0");
+  EXPECT_EQ(file->find("output.weight")->type->name, "q8_0");
+  EXPECT_NE(report["warnings"].dump().find("model.layers.0.self_attn.q_proj: q5_0 instead of q4_k"),
+            std::string::npos)
+      << report["warnings"];
+}
+
+double output_errors(const Json& report) {
+  double sum = 0;
+  for (const Json& module : report["modules"]) sum += module["output_error"].get<double>();
+  return sum;
+}
+
+// On the same statistics, which give both their scales.
+TEST(CliGguf, StatisticsWeighScalesAndChooseCodes) {
+  const TemporaryFolder folder;
+  const fs::path at = folder.path();
+  run_json({"calibrate", kBookworm, "-d", kSample, "-o", at / "stats", "--seq-len", "256",
+            "--samples", "8"});
+  const auto errors = [&](const std::string& method, const std::string& type) {
+    return output_errors(
+        run_json({"quantize", kBookworm, "-o", at / (method + type + ".gguf"), "--scheme", type,
+                  "-m", method, "--stats", at / "stats", "--no-guard", "--include", "layers.1."}));
+  };
+  for (const std::string type : {"q4_0", "q2_k"}) {
+    EXPECT_LT(errors("gptq", type), 0.8 * errors("rtn", type)) << type;
+  }
 }
 
 TEST(CliGguf, WhatDoesNotFitIsNamedWithWhatDoes) {

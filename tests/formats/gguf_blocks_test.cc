@@ -130,14 +130,24 @@ Matrix quantizer_weights() {
   return W;
 }
 
+std::vector<float> quantizer_importance() {
+  std::vector<float> importance(512);
+  for (size_t k = 0; k < importance.size(); ++k) {
+    importance[k] = 1.F + static_cast<float>(k * 37 % 101) * 0.25F;
+    if (k % 50 == 7) importance[k] *= 400.F;
+    if (k % 61 == 3 || (k >= 320 && k < 336)) importance[k] = 0.F;
+  }
+  return importance;
+}
+
 class GgmlQuantizers : public ::testing::TestWithParam<const char*> {};
 
-TEST_P(GgmlQuantizers, GiveTheBytesOfLlamaCpp) {
-  const GgmlScheme& scheme = *ggml_scheme(GetParam());
-  const Json results = golden_results("gguf_quantizers");
-  const auto numbers = from_hex(results.at(GetParam()).get<std::string>(), 2);
-  const Matrix W = quantizer_weights();
-  const RoundedLinear rounded = quantize_ggml(W, scheme, "layer");
+// "plain" or "weighed".
+void expect_bytes_of_llama_cpp(const GgmlScheme& scheme, const char* kind,
+                               std::span<const float> importance) {
+  const Json results = golden_results("gguf_quantizers").at(std::string(scheme.name));
+  const auto numbers = from_hex(results.at(kind).get<std::string>(), 2);
+  const RoundedLinear rounded = quantize_ggml(quantizer_weights(), scheme, importance, "layer");
   const GgufType& type = *gguf_type(scheme.name);
   const Tensor bytes = encode_blocks(type, rounded.q, "layer");
   const auto got = bytes.values<uint8_t>();
@@ -148,6 +158,28 @@ TEST_P(GgmlQuantizers, GiveTheBytesOfLlamaCpp) {
   }
 }
 
+TEST_P(GgmlQuantizers, GiveTheBytesOfLlamaCpp) {
+  expect_bytes_of_llama_cpp(*ggml_scheme(GetParam()), "plain", {});
+}
+
+TEST_P(GgmlQuantizers, GiveTheBytesOfLlamaCppWithImportance) {
+  expect_bytes_of_llama_cpp(*ggml_scheme(GetParam()), "weighed", quantizer_importance());
+}
+
+// 288 columns: one block beyond those that are searched side by side.
+TEST_P(GgmlQuantizers, TakeRowsOfAnyNumberOfBlocks) {
+  const GgmlScheme& scheme = *ggml_scheme(GetParam());
+  if (scheme.block != 32) return;
+  const Matrix W = quantizer_weights().rightCols(288);
+  const Matrix last = W.rightCols(32);
+  const std::vector<float> ones(288, 1.F);
+  const Matrix all = dequantize(quantize_ggml(W, scheme, ones, "layer").q);
+  // The spread of a row is part of the weights: another one, other scales, but near.
+  const Matrix alone =
+      dequantize(quantize_ggml(last, scheme, std::span(ones).first(32), "layer").q);
+  EXPECT_LE((all.rightCols(32) - last).norm(), 1.5F * (alone - last).norm()) << scheme.name;
+}
+
 INSTANTIATE_TEST_SUITE_P(AllTypes, GgmlQuantizers,
                          ::testing::Values("q8_0", "q6_k", "q5_1", "q5_k", "q5_0", "q4_1", "q4_k",
                                            "q4_0", "iq4_nl", "iq4_xs", "mxfp4", "q3_k", "q2_k"));
@@ -156,14 +188,14 @@ TEST(GgmlQuantizers, RefuseWhatIsNotFinite) {
   Matrix W = quantizer_weights();
   W(1, 300) = std::numeric_limits<float>::quiet_NaN();
   try {
-    quantize_ggml(W, *ggml_scheme("q4_k"), "layer");
+    quantize_ggml(W, *ggml_scheme("q4_k"), {}, "layer");
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("layer: NaN at row 1, column 300"));
   }
   W.setConstant(1e30F);
-  EXPECT_THROW(quantize_ggml(W, *ggml_scheme("q4_0"), "layer"), Error);
-  EXPECT_THROW(quantize_ggml(W.leftCols(48), *ggml_scheme("q4_0"), "layer"), Error);
+  EXPECT_THROW(quantize_ggml(W, *ggml_scheme("q4_0"), {}, "layer"), Error);
+  EXPECT_THROW(quantize_ggml(W.leftCols(48), *ggml_scheme("q4_0"), {}, "layer"), Error);
 }
 
 TEST(GgufBlocksRows, EverySchemeHasItsTypeAndItsBits) {

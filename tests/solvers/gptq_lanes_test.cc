@@ -50,7 +50,9 @@ struct Rounded {
   std::vector<float> change, level;
 };
 
-Rounded run(const LanePath& path, const Block& block) {
+// table, borders: see ColumnBlock; empty: integers.
+Rounded run(const LanePath& path, const Block& block, const std::vector<float>& table = {},
+            const std::vector<float>& borders = {}) {
   Rounded out;
   out.change.resize(block.target.size());
   out.level.resize(block.target.size());
@@ -63,6 +65,9 @@ Rounded run(const LanePath& path, const Block& block) {
                       .scale = block.scales.data(),
                       .first = block.firsts.data(),
                       .last = 15.F,
+                      .levels = static_cast<int>(table.size()),
+                      .level_values = table.data(),
+                      .borders = borders.data(),
                       .change = out.change.data(),
                       .level = out.level.data()});
   return out;
@@ -103,6 +108,35 @@ TEST(GptqLanes, AllPathsRoundToTheSameBits) {
       EXPECT_TRUE(same_bytes(got.level, expected.level)) << path->name << " " << columns;
       EXPECT_TRUE(same_bytes(got.change, expected.change)) << path->name << " " << columns;
     }
+  }
+}
+
+const std::vector<float> kTable = {-7.F, -3.F, -0.5F, 0.F, 2.F, 9.F};
+const std::vector<float> kBorders = {-5.F, -1.75F, -0.25F, 1.F, 5.5F};
+
+TEST(GptqLanes, TablesGiveTheNearestLevel) {
+  Block block = random_block(1, 3);
+  for (float& target : block.target) target *= 4.F;
+  const Rounded got = run(kScalarLanes, block, kTable, kBorders);
+  for (int64_t r = 0; r < kLanes; ++r) {
+    const auto at = static_cast<size_t>(r);
+    const float x = block.target[at] / block.scales[0][r];
+    float nearest = kTable[0];
+    for (const float level : kTable) {
+      if (std::fabs(x - level) <= std::fabs(x - nearest)) nearest = level;
+    }
+    EXPECT_EQ(got.level[at], nearest) << x;
+    EXPECT_EQ(got.change[at], block.from[at] - nearest * block.scales[0][r]);
+  }
+}
+
+TEST(GptqLanes, AllPathsRoundToTheSameLevels) {
+  const Block block = random_block(40, 4);
+  const Rounded expected = run(kScalarLanes, block, kTable, kBorders);
+  for (const LanePath* path : lane_paths()) {
+    const Rounded got = run(*path, block, kTable, kBorders);
+    EXPECT_TRUE(same_bytes(got.level, expected.level)) << path->name;
+    EXPECT_TRUE(same_bytes(got.change, expected.change)) << path->name;
   }
 }
 

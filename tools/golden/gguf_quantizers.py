@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Bytes of llama.cpp's own quantizers (ggml_quantize_chunk, no importance weights) for weights that the test makes too.
+"""Bytes of llama.cpp's own quantizers (ggml_quantize_chunk), without and with importance weights, for weights that the test
+makes too.
 
 Needs the wheel xllamacpp, which carries llama.cpp.
 """
@@ -34,9 +35,23 @@ def weights():
     return w
 
 
+def importance():
+    """[COLUMNS]: some columns count up to 10,000 times as much as others, 16 neighbours and a few others nothing."""
+    k = np.arange(COLUMNS)
+    values = np.float32(1) + (k * 37 % 101).astype(np.float32) * np.float32(0.25)
+    values[k % 50 == 7] *= np.float32(400)
+    values[k % 61 == 3] = 0
+    values[320:336] = 0
+    return values
+
+
 def main():
     w = weights()
-    results = {name.lower(): llama_cpp.quantize(int(gguf.GGMLQuantizationType[name]), w).tobytes().hex() for name in TYPES}
+    results = {}
+    for name in TYPES:
+        kind = int(gguf.GGMLQuantizationType[name])
+        results[name.lower()] = {"plain": llama_cpp.quantize(kind, w).tobytes().hex(),
+                                 "weighed": llama_cpp.quantize(kind, w, importance()).tobytes().hex()}
     write_golden("gguf_quantizers", {"provenance": provenance("xllamacpp", "gguf", "numpy"), "results": results})
 
 

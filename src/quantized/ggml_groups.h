@@ -1,0 +1,99 @@
+// Groups of weights fitted side by side in the lanes of vectors, as the searches of llama.cpp's
+// types need them (ggml_affine.h, ggml_symmetric.h): every sum keeps the order of the columns.
+// Private to src/quantized.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+namespace nibble {
+
+// Added and subtracted, it rounds to nearest even for magnitudes below 2^22; several times faster
+// than the library's.
+inline constexpr float kRoundingShift = 0x1.8p23F;
+
+// One number for each group. GCC's and Clang's vector extensions.
+template <size_t kGroups>
+struct Lanes {
+  typedef float Floats __attribute__((vector_size(kGroups * sizeof(float))));
+  typedef int32_t Integers __attribute__((vector_size(kGroups * sizeof(int32_t))));
+};
+template <size_t kGroups>
+using PerGroup = typename Lanes<kGroups>::Floats;
+template <size_t kGroups>
+using PerGroupInteger = typename Lanes<kGroups>::Integers;
+
+// What the squared (or absolute) error of weight x counts.
+enum class GroupWeights {
+  kGiven,
+  kSquare,     // x^2
+  kMagnitude,  // |x|
+  kRaised,     // |x| + root mean square of the group
+};
+
+template <size_t kGroups, size_t kWidth>
+struct GroupBlock {
+  std::array<PerGroup<kGroups>, kWidth> x;
+  std::array<PerGroup<kGroups>, kWidth> weights;
+  std::array<PerGroup<kGroups>, kWidth> tried;  // codes
+  std::array<PerGroup<kGroups>, kWidth> best;
+  PerGroup<kGroups> scale;  // of the best
+};
+
+// The functions below are inlined into those that are compiled for several instruction sets, the
+// same operations with wider vectors where there are some: the bits are the same.
+#define NIBBLE_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+
+template <size_t kGroups>
+[[gnu::always_inline]] inline void magnitudes(const PerGroup<kGroups>& x, PerGroup<kGroups>& out) {
+  out = x < 0.F ? -x : x;
+}
+
+// values, given (of kGiven): group after group, [kGroups][kWidth].
+template <size_t kGroups, size_t kWidth>
+[[gnu::always_inline]] inline void load_groups(const float* values, GroupWeights rule,
+                                               const float* given,
+                                               GroupBlock<kGroups, kWidth>& block) {
+  for (size_t i = 0; i < kWidth; ++i) {
+    for (size_t g = 0; g < kGroups; ++g) block.x[i][g] = values[g * kWidth + i];
+  }
+  if (rule == GroupWeights::kGiven) {
+    for (size_t i = 0; i < kWidth; ++i) {
+      for (size_t g = 0; g < kGroups; ++g) block.weights[i][g] = given[g * kWidth + i];
+    }
+    return;
+  }
+  if (rule == GroupWeights::kSquare) {
+    for (size_t i = 0; i < kWidth; ++i) block.weights[i] = block.x[i] * block.x[i];
+    return;
+  }
+  PerGroup<kGroups> base = {};
+  if (rule == GroupWeights::kRaised) {
+    for (const PerGroup<kGroups>& x : block.x) base += x * x;
+    for (size_t g = 0; g < kGroups; ++g) {
+      base[g] = std::sqrt(base[g] / static_cast<float>(kWidth));
+    }
+  }
+  for (size_t i = 0; i < kWidth; ++i) {
+    PerGroup<kGroups> magnitude;
+    magnitudes<kGroups>(block.x[i], magnitude);
+    block.weights[i] = base + magnitude;
+  }
+}
+
+// code = rne(x), low .. high.
+template <size_t kGroups>
+[[gnu::always_inline]] inline void round_codes(const PerGroup<kGroups>& x, int low, int high,
+                                               PerGroup<kGroups>& code) {
+  using Integers = PerGroupInteger<kGroups>;
+  const PerGroup<kGroups> shifted = x + kRoundingShift;
+  Integers rounded = reinterpret_cast<Integers>(shifted) - std::bit_cast<int32_t>(kRoundingShift);
+  rounded = rounded < low ? Integers{} + low : rounded;
+  rounded = rounded > high ? Integers{} + high : rounded;
+  code = __builtin_convertvector(rounded, PerGroup<kGroups>);
+}
+
+}  // namespace nibble
