@@ -1,14 +1,16 @@
-// AWQ checkpoints, version "gemm". Page: formats/awq.md.
+// AWQ checkpoints: what their versions share, and version "gemm". Page: formats/awq.md.
 #include "formats/packing/awq.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "formats/awq.h"
 #include "formats/checkpoint.h"
 #include "formats/config_fields.h"
 #include "formats/format.h"
@@ -26,9 +28,33 @@ namespace {
 
 constexpr uint8_t kMiddle = 8;  // the zero point of symmetric schemes
 
-Dtype scale_type(Dtype /*model_dtype*/) { return Dtype::kF16; }
+int64_t config_group_size(const FormatModule& module) {
+  return scheme_of(module).blocking.columns == kAll ? -1 : scheme_of(module).blocking.columns;
+}
 
-std::string refusal(const FormatModule& module) {
+// Under its name or the one that files beside config.json have.
+int64_t required_integer(const Json& config, const char* name, const char* other,
+                         const std::string& where) {
+  const auto value = integer_field(config, name, where);
+  const auto result = value ? value : integer_field(config, other, where);
+  if (!result) throw Error(where, "no " + std::string(name));
+  return *result;
+}
+
+// Names are parts of module names.
+bool is_excluded(const Json& config, const std::string& module) {
+  const auto list = config.find("modules_to_not_convert");
+  if (list == config.end() || !list->is_array()) return false;
+  return std::ranges::any_of(*list, [&](const Json& part) {
+    return part.is_string() && module.find(part.get_ref<const std::string&>()) != std::string::npos;
+  });
+}
+
+}  // namespace
+
+// ---- all versions -------------------------------------------------------------------------------
+
+std::string awq_refusal(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
   if (module.name == "lm_head") return "awq loaders keep the output head as it is";
   if (std::string reason = integer_refusal(module, false); !reason.empty()) return reason;
@@ -40,54 +66,19 @@ std::string refusal(const FormatModule& module) {
     return "awq stores scales as F16, not " + std::string(dtype_name(scale_type_of(module)));
   }
   if (module.N % 8 != 0) {
-    return "awq packs along N: N = " + std::to_string(module.N) + " is not a multiple of 8";
+    return "awq's outputs come in eights: N = " + std::to_string(module.N) +
+           " is not a multiple of 8";
   }
   return {};
 }
 
-std::string caution(const FormatModule& module) {
-  const int64_t columns = scheme_of(module).blocking.columns;
-  if (columns != kAll && columns != 16 && columns != 32 && columns != 64 && columns != 128) {
-    return "GPTQModel, through which transformers loads it, knows groups of 16, 32, 64, 128 and "
-           "whole rows";
-  }
-  return {};
+std::string awq_gemv_group_refusal(const FormatModule& module) {
+  const int64_t columns = columns_of_group(module);
+  if (columns == 32 || columns == 64 || columns >= 128) return {};
+  return "its groups have 32, 64, 128 or more columns, not " + std::to_string(columns);
 }
 
-// ---- tensors ------------------------------------------------------------------------------------
-
-std::vector<TensorInfo> layout(const FormatModule& module) {
-  const auto [name, N, K] = std::tie(module.name, module.N, module.K);
-  const int64_t groups = K / columns_of_group(module);
-  return {{name + ".qweight", Dtype::kI32, {K, N / 8}},
-          {name + ".qzeros", Dtype::kI32, {groups, N / 8}},
-          {name + ".scales", Dtype::kF16, {groups, N}}};
-}
-
-Tensor zeros_to_store(const QuantizedLinear& q, int64_t groups) {
-  if (!q.scheme.symmetric()) return q.zero.values;
-  Tensor zeros = Tensor::allocate(Dtype::kU8, {q.N, groups});
-  std::ranges::fill(zeros.mutable_values<uint8_t>(), kMiddle);
-  return zeros;
-}
-
-std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
-  check_announced(module, q);
-  const int64_t groups = q.K / columns_of_group(module);
-  const std::vector<TensorInfo> infos = layout(module);
-  const Tensor zeros = zeros_to_store(q, groups);
-  return {{infos[0].name, packed<AwqCodes>(q.codes, q.N, q.K, Dtype::kI32, infos[0].shape)},
-          {infos[1].name, packed<AwqCodes>(zeros, q.N, groups, Dtype::kI32, infos[1].shape)},
-          {infos[2].name, transposed(reshaped(q.scale.values, {q.N, groups}))}};
-}
-
-// ---- configuration ------------------------------------------------------------------------------
-
-int64_t config_group_size(const FormatModule& module) {
-  return scheme_of(module).blocking.columns == kAll ? -1 : scheme_of(module).blocking.columns;
-}
-
-Json config(std::span<const FormatModule> modules) {
+Json awq_config(std::span<const FormatModule> modules, const char* key, std::string_view version) {
   const FormatModule* first = nullptr;
   Json left = Json::array();
   for (const FormatModule& module : modules) {
@@ -107,70 +98,129 @@ Json config(std::span<const FormatModule> modules) {
   config["zero_point"] = true;  // symmetric schemes are stored with zero points of 8
   config["group_size"] = first == nullptr ? -1 : config_group_size(*first);
   config["bits"] = 4;
-  config["version"] = "gemm";
+  config[key] = version;
   config["modules_to_not_convert"] = left.empty() ? Json() : std::move(left);
   return config;
 }
 
-// ---- reading ------------------------------------------------------------------------------------
-
-bool recognizes(const Json& config) {
-  if (!config.is_object()) return false;
+std::string awq_version(const Json& config) {
+  if (!config.is_object()) return {};
   const std::string method = lower_name(config, "quant_method");
   const bool old_file =
       method.empty() && config.contains("w_bit") && config.contains("q_group_size");
-  if (method != "awq" && !old_file) return false;
-  if (lower_name(config, "backend") == "llm-awq") return false;
+  if (method != "awq" && !old_file) return {};
+  if (lower_name(config, "backend") == "llm-awq") return "llm-awq";
   for (const char* key : {"version", "checkpoint_format", "format"}) {
-    if (const std::string version = lower_name(config, key); !version.empty()) {
-      return version == "gemm";
-    }
+    if (std::string version = lower_name(config, key); !version.empty()) return version;
   }
-  return true;
+  return "gemm";
 }
 
-std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
-  return present_tensors(checkpoint, module, {"qweight", "qzeros", "scales"}, {});
-}
-
-// Under its name or the one that files beside config.json have.
-int64_t required_integer(const Json& config, const char* name, const char* other,
-                         const std::string& where) {
-  const auto value = integer_field(config, name, where);
-  const auto result = value ? value : integer_field(config, other, where);
-  if (!result) throw Error(where, "no " + std::string(name));
-  return *result;
-}
-
-QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
-                       int64_t K) {
+AwqGroups awq_groups(const Checkpoint& checkpoint, const std::string& module, int64_t N,
+                     int64_t K) {
   const Json& config = checkpoint.quantization_config();
   const std::string where = where_of_config(checkpoint);
   const int64_t bits = required_integer(config, "bits", "w_bit", where);
-  if (bits != 4) throw Error(where, "bits " + std::to_string(bits), "awq gemm is read at 4 bits");
+  if (bits != 4) throw Error(where, "bits " + std::to_string(bits), "awq is read at 4 bits");
   const int64_t group_size = required_integer(config, "group_size", "q_group_size", where);
   const int64_t columns = group_size == -1 ? K : group_size;
   if (columns < 1 || K % columns != 0 || N % 8 != 0) {
     throw Error(where, "group_size " + std::to_string(group_size) + " does not fit '" + module +
                            "' of shape " + to_string({N, K}));
   }
-  const int64_t groups = K / columns;
+  return {.size = group_size == -1 ? kAll : group_size, .columns = columns, .count = K / columns};
+}
+
+Tensor awq_zeros(const QuantizedLinear& q, int64_t groups) {
+  if (!q.scheme.symmetric()) return reshaped(q.zero.values, {q.N, groups});
+  Tensor zeros = Tensor::allocate(Dtype::kU8, {q.N, groups});
+  std::ranges::fill(zeros.mutable_values<uint8_t>(), kMiddle);
+  return zeros;
+}
+
+QuantizedLinear awq_layer(QuantizedLinear q, const AwqGroups& groups, const std::string& where) {
+  const bool symmetric = std::ranges::all_of(q.zero.values.values<uint8_t>(),
+                                             [](uint8_t zero) { return zero == kMiddle; });
+  q.scheme = integer_scheme(4, groups.size, symmetric, q.scale.values.dtype());
+  if (symmetric) q.zero.values = {};
+  check(q, where);
+  return q;
+}
+
+std::vector<std::string> awq_contradictions(const Checkpoint& checkpoint, const std::string& module,
+                                            const QuantizedLinear* q) {
+  const Json& config = checkpoint.quantization_config();
+  const bool excluded = is_excluded(config, module);
+  if (q == nullptr) {
+    if (excluded || module == "lm_head") return {};
+    return {"is stored dense, but not in the config's modules_to_not_convert"};
+  }
+  std::vector<std::string> found;
+  if (excluded) found.emplace_back("is stored quantized, but in modules_to_not_convert");
+  if (!q->scheme.symmetric() &&
+      !bool_field(config, "zero_point", where_of_config(checkpoint)).value_or(true)) {
+    found.emplace_back("zero points other than 8, but the config says zero_point false");
+  }
+  return found;
+}
+
+// ---- version "gemm" -----------------------------------------------------------------------------
+
+namespace {
+
+Dtype scale_type(Dtype /*model_dtype*/) { return Dtype::kF16; }
+
+std::string caution(const FormatModule& module) {
+  const int64_t columns = scheme_of(module).blocking.columns;
+  if (columns != kAll && columns != 16 && columns != 32 && columns != 64 && columns != 128) {
+    return "GPTQModel, through which transformers loads it, knows groups of 16, 32, 64, 128 and "
+           "whole rows";
+  }
+  return {};
+}
+
+std::vector<TensorInfo> layout(const FormatModule& module) {
+  const auto [name, N, K] = std::tie(module.name, module.N, module.K);
+  const int64_t groups = K / columns_of_group(module);
+  return {{name + ".qweight", Dtype::kI32, {K, N / 8}},
+          {name + ".qzeros", Dtype::kI32, {groups, N / 8}},
+          {name + ".scales", Dtype::kF16, {groups, N}}};
+}
+
+std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
+  check_announced(module, q);
+  const int64_t groups = q.K / columns_of_group(module);
+  const std::vector<TensorInfo> infos = layout(module);
+  const Tensor zeros = awq_zeros(q, groups);
+  return {{infos[0].name, packed<AwqCodes>(q.codes, q.N, q.K, Dtype::kI32, infos[0].shape)},
+          {infos[1].name, packed<AwqCodes>(zeros, q.N, groups, Dtype::kI32, infos[1].shape)},
+          {infos[2].name, transposed(reshaped(q.scale.values, {q.N, groups}))}};
+}
+
+Json config(std::span<const FormatModule> modules) {
+  return awq_config(modules, "version", "gemm");
+}
+
+bool recognizes(const Json& config) { return awq_version(config) == "gemm"; }
+
+std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
+  return present_tensors(checkpoint, module, {"qweight", "qzeros", "scales"}, {});
+}
+
+QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
+                       int64_t K) {
+  const AwqGroups groups = awq_groups(checkpoint, module, N, K);
   QuantizedLinear q;
   q.N = N;
   q.K = K;
   q.codes = unpacked<AwqCodes>(
       checked_tensor(checkpoint, module + ".qweight", {Dtype::kI32}, {K, N / 8}), N, K);
   q.zero.values = unpacked<AwqCodes>(
-      checked_tensor(checkpoint, module + ".qzeros", {Dtype::kI32}, {groups, N / 8}), N, groups);
+      checked_tensor(checkpoint, module + ".qzeros", {Dtype::kI32}, {groups.count, N / 8}), N,
+      groups.count);
   q.scale.values = transposed(checked_tensor(
-      checkpoint, module + ".scales", {Dtype::kF16, Dtype::kBF16, Dtype::kF32}, {groups, N}));
-  const bool symmetric = std::ranges::all_of(q.zero.values.values<uint8_t>(),
-                                             [](uint8_t zero) { return zero == kMiddle; });
-  q.scheme =
-      integer_scheme(4, group_size == -1 ? kAll : group_size, symmetric, q.scale.values.dtype());
-  if (symmetric) q.zero.values = {};
-  check(q, checkpoint.folder().string() + ": " + module);
-  return q;
+      checkpoint, module + ".scales", {Dtype::kF16, Dtype::kBF16, Dtype::kF32}, {groups.count, N}));
+  return awq_layer(std::move(q), groups, checkpoint.folder().string() + ": " + module);
 }
 
 }  // namespace
@@ -182,7 +232,7 @@ const Format kAwq = {
     .readers = "vLLM, SGLang, transformers with GPTQModel, AutoAWQ",
     .config_file = {},
     .scale_type = scale_type,
-    .refusal = refusal,
+    .refusal = awq_refusal,
     .caution = caution,
     .layout = layout,
     .encode = encode,
@@ -190,6 +240,7 @@ const Format kAwq = {
     .recognizes = recognizes,
     .tensors_of = tensors_of,
     .decode = decode,
+    .contradictions = awq_contradictions,
 };
 
 }  // namespace nibble

@@ -413,6 +413,43 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
   return q;
 }
 
+// A skip list without entries means lm_head alone; names are parts of module names.
+bool is_skipped(const Json& config, const std::string& module) {
+  if (module == "lm_head") return true;
+  const auto list = config.find("llm_int8_skip_modules");
+  if (list == config.end() || !list->is_array()) return false;
+  return std::any_of(list->begin(), list->end(), [&](const Json& part) {
+    return part.is_string() && module.find(part.get_ref<const std::string&>()) != std::string::npos;
+  });
+}
+
+std::vector<std::string> contradictions(const Checkpoint& checkpoint, const std::string& module,
+                                        const QuantizedLinear* q) {
+  const Json& config = checkpoint.quantization_config();
+  const std::string where = where_of_config(checkpoint);
+  if (q == nullptr) {
+    if (is_skipped(config, module)) return {};
+    return {"is stored dense, but not in the config's llm_int8_skip_modules"};
+  }
+  const bool int8 = is_llm_int8(q->scheme);
+  std::vector<std::string> found;
+  if (!bool_field(config, kFlags[int8 ? 1 : 0], where).value_or(false)) {
+    found.push_back("is stored in " + std::string(int8 ? "8" : "4") + " bits, but the config's " +
+                    kFlags[int8 ? 1 : 0] + " is not true");
+  }
+  if (int8) return found;
+  const auto type = string_field(config, "bnb_4bit_quant_type", where);
+  if (type && *type != q->scheme.grid.name) {
+    found.push_back("is " + q->scheme.grid.name + ", the config says " + *type);
+  }
+  const auto nested = bool_field(config, "bnb_4bit_use_double_quant", where);
+  if (nested && *nested != is_double(q->scheme)) {
+    found.push_back(std::string("is ") + (*nested ? "not " : "") +
+                    "double-quantized, the config says " + (*nested ? "true" : "false"));
+  }
+  return found;
+}
+
 }  // namespace
 
 const Format kBitsandbytes = {
@@ -430,6 +467,7 @@ const Format kBitsandbytes = {
     .recognizes = recognizes,
     .tensors_of = tensors_of,
     .decode = decode,
+    .contradictions = contradictions,
 };
 
 }  // namespace nibble

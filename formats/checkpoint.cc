@@ -137,23 +137,41 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   return weight_map;
 }
 
-// Every tensor is in the shard that the index names, and in no other.
+// Ends the reading, or goes on where findings are collected.
+void report(Findings* findings, Error error) {
+  if (findings == nullptr) throw error;
+  findings->push_back(std::move(error));
+}
+
+// What `read` throws is reported; whether it threw nothing.
+template <typename Read>
+bool attempt(Findings* findings, const Read& read) {
+  try {
+    read();
+  } catch (const Error& error) {
+    report(findings, error);
+    return false;
+  }
+  return true;
+}
+
+// Every tensor is in the shard that the index names, and in no other; shards that were not opened
+// say nothing.
 void check_index(const fs::path& index, const std::map<std::string, std::string>& weight_map,
-                 const std::map<std::string, StoredTensor>& tensors) {
+                 const std::map<std::string, StoredTensor>& tensors,
+                 const std::set<std::string>& unopened, Findings* findings) {
   for (const auto& [name, shard] : weight_map) {
     const auto found = tensors.find(name);
     const std::string actual =
         found == tensors.end() ? "no shard" : found->second.file.filename().string();
-    if (actual != shard) {
-      throw Error(index.string() + ": tensor '" + name + "'",
-                  "in " + actual + ", but the index says " + shard);
-    }
+    if (actual == shard || (found == tensors.end() && unopened.contains(shard))) continue;
+    report(findings, {index.string() + ": tensor '" + name + "'",
+                      "in " + actual + ", but the index says " + shard});
   }
   for (const auto& [name, stored] : tensors) {
-    if (!weight_map.contains(name)) {
-      throw Error(stored.file.string() + ": tensor '" + name + "'",
-                  "not in " + index.filename().string());
-    }
+    if (weight_map.contains(name)) continue;
+    report(findings, {stored.file.string() + ": tensor '" + name + "'",
+                      "not in " + index.filename().string()});
   }
 }
 
@@ -184,7 +202,7 @@ WeightFiles find_weights(const fs::path& folder) {
 
 }  // namespace
 
-Checkpoint Checkpoint::open(const fs::path& folder) try {
+Checkpoint Checkpoint::open(const fs::path& folder, Findings* findings) try {
   if (!fs::exists(folder)) throw Error(folder.string(), "no such file or folder");
   if (folder.extension() == ".gguf") refuse_gguf(folder);
   if (is_pickle(folder)) refuse_pickle(folder, "");
@@ -199,12 +217,21 @@ Checkpoint Checkpoint::open(const fs::path& folder) try {
   if (is_folder && !fs::exists(config)) {
     throw Error(folder.string(), "no config.json", "is it a model folder in Hugging Face layout?");
   }
-  for (const fs::path& file : weights.files) checkpoint.add(SafetensorsFile::open(file));
-  if (!weights.map.empty()) check_index(folder / kIndexFile, weights.map, checkpoint.tensors_);
+  std::set<std::string> unopened;
+  for (const fs::path& file : weights.files) {
+    const bool opened =
+        attempt(findings, [&] { checkpoint.add(SafetensorsFile::open(file), findings); });
+    if (!opened) unopened.insert(file.filename().string());
+  }
+  if (!weights.map.empty()) {
+    check_index(folder / kIndexFile, weights.map, checkpoint.tensors_, unopened, findings);
+  }
   if (fs::exists(config)) {
-    checkpoint.config_ = read_object(config);
-    checkpoint.quantization_config_ =
-        find_quantization_config(checkpoint.folder_, checkpoint.config_);
+    attempt(findings, [&] {
+      checkpoint.config_ = read_object(config);
+      checkpoint.quantization_config_ =
+          find_quantization_config(checkpoint.folder_, checkpoint.config_);
+    });
   }
   return checkpoint;
 } catch (const fs::filesystem_error& error) {
@@ -228,13 +255,13 @@ Checkpoint Checkpoint::made_of(const fs::path& file, Json config, std::vector<Te
   return checkpoint;
 }
 
-void Checkpoint::add(std::shared_ptr<const SafetensorsFile> file) {
+void Checkpoint::add(std::shared_ptr<const SafetensorsFile> file, Findings* findings) {
   for (const SafetensorsEntry& entry : file->header().entries) {
     const auto [place, is_new] =
         tensors_.emplace(entry.info.name, StoredTensor{entry.info, file->path()});
     if (!is_new) {
-      throw Error(file->path().string() + ": tensor '" + entry.info.name + "'",
-                  "also in " + place->second.file.filename().string());
+      report(findings, {file->path().string() + ": tensor '" + entry.info.name + "'",
+                        "also in " + place->second.file.filename().string()});
     }
   }
   metadata_.insert(file->header().metadata.begin(), file->header().metadata.end());
@@ -278,6 +305,12 @@ std::vector<fs::path> Checkpoint::side_files() const {
     return holds_weights(file) || is_quantization_file(file) || name == "config.json" ||
            name.starts_with('.');
   });
+  return files;
+}
+
+std::vector<fs::path> Checkpoint::weight_files() const {
+  std::vector<fs::path> files;
+  for (const auto& [path, file] : files_) files.push_back(path);
   return files;
 }
 

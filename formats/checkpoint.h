@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "formats/json.h"
+#include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
 namespace nibble {
@@ -36,6 +37,9 @@ struct SideFile {
   std::string bytes;
 };
 
+// What a reader that goes on after an error found wrong.
+using Findings = std::vector<Error>;
+
 class SafetensorsFile;
 
 class Checkpoint {
@@ -45,7 +49,9 @@ class Checkpoint {
   // for whatever formats/safetensors.h refuses, for an index that disagrees with its shards in
   // either direction, for a missing shard, a name in two shards, a path that leaves the folder, and
   // for two weight files that compete.
-  static Checkpoint open(const std::filesystem::path& folder);
+  // With findings, what is wrong with single files, tensors and entries of the index is added there
+  // and the rest is opened; config() is null where it cannot be read.
+  static Checkpoint open(const std::filesystem::path& folder, Findings* findings = nullptr);
 
   // A model in another container. file: what folder() is then. Throws Error for a name that comes
   // twice.
@@ -75,10 +81,11 @@ class Checkpoint {
   std::vector<std::filesystem::path> side_files() const;
   // Such files of a model in another container, made from what that says.
   const std::vector<SideFile>& made_files() const { return made_files_; }
-  int64_t bytes() const;  // of all tensors
+  int64_t bytes() const;                                    // of all tensors
+  std::vector<std::filesystem::path> weight_files() const;  // that were opened
 
  private:
-  void add(std::shared_ptr<const SafetensorsFile> file);
+  void add(std::shared_ptr<const SafetensorsFile> file, Findings* findings);
 
   std::filesystem::path folder_;
   Json config_;

@@ -129,7 +129,7 @@ class CheckpointWriter::State {
                     " such tensors)");
   }
 
-  Json index() const {
+  void write_index() const {
     int64_t total = 0;
     std::map<std::string, std::string> weight_map;
     for (const Stored& tensor : tensors) {
@@ -139,7 +139,9 @@ class CheckpointWriter::State {
     Json json;
     json["metadata"]["total_size"] = total;
     json["weight_map"] = weight_map;
-    return json;
+    OutputFile file(folder.path() / kIndexFile);
+    file.write_at(0, json.dump(2) + "\n");
+    file.sync();
   }
 
   // A name that may be given to write_file.
@@ -193,6 +195,7 @@ void CheckpointWriter::plan() {
   std::vector<std::vector<State::Stored*>> members(count);
   for (State::Stored& tensor : state_->tensors) members[tensor.shard].push_back(&tensor);
   for (size_t i = 0; i < count; ++i) state_->create_shard(members[i], shard_name(i + 1, count));
+  if (count > 1) state_->write_index();
   state_->planned = true;
 }
 
@@ -225,11 +228,6 @@ void CheckpointWriter::write_json(const std::string& name, const Json& value) {
 
 int64_t CheckpointWriter::finish() {
   state_->check_complete();
-  if (state_->shards.size() > 1) {
-    OutputFile file(state_->folder.path() / kIndexFile);
-    file.write_at(0, state_->index().dump(2) + "\n");
-    file.sync();
-  }
   for (OutputFile& shard : state_->shards) shard.sync();
   int64_t bytes = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(state_->folder.path())) {

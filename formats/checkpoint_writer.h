@@ -38,8 +38,8 @@ class CheckpointWriter {
   // Before plan. Tensors are laid out in the order of declaration across shards; inside one file by
   // descending alignment of the dtype, then by name. A duplicate is an error.
   void declare(TensorInfo tensor);
-  // Fixes shards, headers and offsets and reserves the disk space (an Error says how much is
-  // missing). metadata: "format": "pt" is added.
+  // Fixes shards, headers, offsets and the index, and reserves the disk space (an Error says how
+  // much is missing). metadata: "format": "pt" is added.
   void plan();
 
   // bytes: exactly the declared size, row-major. Throws Error for an unknown or already written
@@ -53,7 +53,7 @@ class CheckpointWriter {
   // Throws Error naming a declared tensor that was never written. Returns the bytes of all files.
   int64_t finish();
   void abandon();
-  // Where the files are until finish.
+  // Where the files are until finish; all of them, once everything declared is written.
   const std::filesystem::path& temporary_folder() const;
 
  private:

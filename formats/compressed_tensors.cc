@@ -242,6 +242,7 @@ const Format kCompressedTensors = {
     .recognizes = recognizes_compressed,
     .tensors_of = tensors_of,
     .decode = decode,
+    .contradictions = compressed_contradictions,
 };
 
 }  // namespace nibble

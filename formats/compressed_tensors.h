@@ -40,6 +40,11 @@ bool recognizes_compressed(const Json& config);
 // Throws Error naming the config for a module that no group targets, and for arguments not read.
 CompressedArguments compressed_arguments(const Checkpoint& checkpoint, const std::string& module);
 
+// A Format row's contradictions: lists of targets and exceptions against what is stored.
+std::vector<std::string> compressed_contradictions(const Checkpoint& checkpoint,
+                                                   const std::string& module,
+                                                   const QuantizedLinear* q);
+
 // int-quantized: the functions of a Format row for a module whose scheme has activations.
 std::string int_quantized_refusal(const FormatModule& module);
 std::vector<TensorInfo> int_quantized_layout(const FormatModule& module);

@@ -79,8 +79,8 @@ int match(const Json& target, const std::string& module, const std::string& wher
   return text == "Linear" || text == "Conv1D" ? 1 : 0;
 }
 
-// The group of config_groups that is meant for the module.
-const Json& group_of(const Json& config, const std::string& module, const std::string& where) {
+// The group of config_groups that is meant for the module; null if none is.
+const Json* find_group(const Json& config, const std::string& module, const std::string& where) {
   const auto groups = config.find("config_groups");
   if (groups == config.end() || !groups->is_object()) throw Error(where, "no config_groups");
   const Json* best = nullptr;
@@ -97,10 +97,14 @@ const Json& group_of(const Json& config, const std::string& module, const std::s
       }
     }
   }
-  if (best == nullptr) {
-    throw Error(where, "no config group has '" + module + "', which is stored packed, as a target");
-  }
-  return *best;
+  return best;
+}
+
+bool is_ignored(const Json& config, const std::string& module, const std::string& where) {
+  const auto list = config.find("ignore");
+  if (list == config.end() || !list->is_array()) return false;
+  return std::any_of(list->begin(), list->end(),
+                     [&](const Json& entry) { return match(entry, module, where) > 0; });
 }
 
 [[noreturn]] void not_read(const std::string& where, const std::string& what) {
@@ -211,7 +215,11 @@ bool recognizes_compressed(const Json& config) {
 CompressedArguments compressed_arguments(const Checkpoint& checkpoint, const std::string& module) {
   const std::string where = where_of_config(checkpoint);
   const Json& config = checkpoint.quantization_config();
-  const Json& group = group_of(config, module, where);
+  const Json* target = find_group(config, module, where);
+  if (target == nullptr) {
+    throw Error(where, "no config group has '" + module + "', which is stored packed, as a target");
+  }
+  const Json& group = *target;
   const auto found = group.find("weights");
   if (found == group.end() || !found->is_object()) throw Error(where, "a group has no 'weights'");
   const Json& weights = *found;
@@ -238,6 +246,19 @@ CompressedArguments compressed_arguments(const Checkpoint& checkpoint, const std
     not_read(where, "input_activations of pack-quantized");
   }
   return arguments;
+}
+
+std::vector<std::string> compressed_contradictions(const Checkpoint& checkpoint,
+                                                   const std::string& module,
+                                                   const QuantizedLinear* q) {
+  const Json& config = checkpoint.quantization_config();
+  const std::string where = where_of_config(checkpoint);
+  const bool ignored = is_ignored(config, module, where);
+  if (q != nullptr && ignored) return {"is stored quantized, but in the config's 'ignore'"};
+  if (q == nullptr && !ignored && find_group(config, module, where) != nullptr) {
+    return {"is stored dense, but a target of the config and not in its 'ignore'"};
+  }
+  return {};
 }
 
 }  // namespace nibble

@@ -68,6 +68,12 @@ struct Format {
   // configuration and are checked.
   QuantizedLinear (*decode)(const Checkpoint& checkpoint, const std::string& module, int64_t N,
                             int64_t K);
+  // What the configuration says of a module and its tensors do not bear out, though decode reads
+  // them: a sentence each. q: the decoded module; null: it is stored dense. May throw Error. Null:
+  // the configuration says no more than decode checks.
+  std::vector<std::string> (*contradictions)(const Checkpoint& checkpoint,
+                                             const std::string& module,
+                                             const QuantizedLinear* q) = nullptr;
 };
 
 // In the order shown to users.

@@ -8,6 +8,9 @@ namespace nibble {
 extern const Format kCompressedTensors;
 extern const Format kGptq;
 extern const Format kAwq;
+extern const Format kAwqGemv;
+extern const Format kAwqGemvFast;
+extern const Format kTinychat;
 extern const Format kBitsandbytes;
 extern const Format kGguf;
 extern const Format kNibble;

@@ -14,8 +14,8 @@
 namespace nibble {
 
 std::span<const Format> formats() {
-  static const std::array kRows = {
-      kCompressedTensors, kGptq, kAwq, kBitsandbytes, kGguf, kNibble, kDense};
+  static const std::array kRows = {kCompressedTensors, kGptq,         kAwq,  kAwqGemv, kAwqGemvFast,
+                                   kTinychat,          kBitsandbytes, kGguf, kNibble,  kDense};
   return kRows;
 }
 
@@ -46,8 +46,7 @@ const Format* format_of(const Checkpoint& checkpoint) {
   }
   throw Error(where_of_config(checkpoint), found + ": not read yet",
               "read: compressed-tensors pack-quantized and int-quantized, gptq (v1 and v2), awq "
-              "gemm, bitsandbytes "
-              "4 bit, gguf, nibble");
+              "(gemm, gemv, gemv_fast, llm-awq), bitsandbytes 4 bit, gguf, nibble");
 }
 
 }  // namespace nibble

@@ -81,23 +81,25 @@ Tensor zeros_to_store(const QuantizedLinear& q, int64_t groups) {
   return zeros;
 }
 
-// Marlin and its like sort the columns by group and count on equal groups.
-void check_equal_groups(const QuantizedLinear& q, const std::string& module, int64_t columns) {
+// Marlin and its like sort the columns by group and count on equal groups. Empty if they are.
+std::string unequal_groups(const QuantizedLinear& q, int64_t columns) {
   std::map<int32_t, int64_t> sizes;
   for (const int32_t group : q.group_of_column) ++sizes[group];
   for (const auto& [group, size] : sizes) {
-    if (size != columns) {
-      throw Error(module, "group " + std::to_string(group) + " has " + std::to_string(size) +
-                              " columns, gptq needs " + std::to_string(columns) + " in each");
-    }
+    if (size == columns) continue;
+    return "group " + std::to_string(group) + " has " + std::to_string(size) +
+           " columns, gptq needs " + std::to_string(columns) + " in each";
   }
+  return {};
 }
 
 std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
   check_announced(module, q);
   const int64_t columns = columns_of_group(module);
   const int64_t groups = q.K / columns;
-  check_equal_groups(q, module.name, columns);
+  if (const std::string problem = unequal_groups(q, columns); !problem.empty()) {
+    throw Error(module.name, problem);
+  }
   const std::vector<TensorInfo> infos = layout(module);
   return with_bits(q.scheme.grid.bits, [&](auto bits) -> std::vector<NamedTensor> {
     const Tensor zeros = zeros_to_store(q, groups);
@@ -231,26 +233,32 @@ struct Settings {
   std::optional<bool> symmetric;
 };
 
-// The first entry of `dynamic` that matches the module; null without one.
-const Json* override_of(const Json& config, const std::string& module, const std::string& where) {
+// The first entry of `dynamic` that matches the module; without one, neither.
+struct Override {
+  const Json* settings = nullptr;
+  bool excluded = false;
+};
+
+Override override_of(const Json& config, const std::string& module, const std::string& where) {
   const auto dynamic = config.find("dynamic");
-  if (dynamic == config.end() || dynamic->is_null()) return nullptr;
+  if (dynamic == config.end() || dynamic->is_null()) return {};
   if (!dynamic->is_object()) throw Error(where, "'dynamic' is not an object");
   for (const auto& [key, value] : dynamic->items()) {
     const bool prefixed = key.starts_with("-:") || key.starts_with("+:");
     if (!matches_at_start(prefixed ? key.substr(2) : key, module, where)) continue;
-    if (key.starts_with("-:")) {
-      throw Error(where, "'dynamic' excludes '" + module + "', which is stored quantized");
-    }
-    return &value;
+    if (key.starts_with("-:")) return {.settings = nullptr, .excluded = true};
+    return {.settings = &value, .excluded = false};
   }
-  return nullptr;
+  return {};
 }
 
 Settings settings_of(const Checkpoint& checkpoint, const std::string& module) {
   const Json& config = checkpoint.quantization_config();
   const std::string where = where_of_config(checkpoint);
-  const Json* dynamic = override_of(config, module, where);
+  const auto [dynamic, excluded] = override_of(config, module, where);
+  if (excluded) {
+    throw Error(where, "'dynamic' excludes '" + module + "', which is stored quantized");
+  }
   const Json none;
   const Json& first = dynamic != nullptr ? *dynamic : none;
   const auto integer = [&](const char* key) {
@@ -355,6 +363,49 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
   return q;
 }
 
+// Of a module that is stored dense.
+std::vector<std::string> dense_contradictions(const Checkpoint& checkpoint,
+                                              const std::string& module) {
+  const Json& config = checkpoint.quantization_config();
+  const std::string where = where_of_config(checkpoint);
+  if (module == "lm_head") {
+    if (!bool_field(config, "lm_head", where).value_or(false)) return {};
+    return {"is stored dense, the config says lm_head"};
+  }
+  const auto listed = config.find("modules_in_block_to_quantize");  // optimum's own way
+  if (listed != config.end() && !listed->is_null()) return {};
+  if (override_of(config, module, where).excluded) return {};
+  return {"is stored dense, but the config excludes no such module ('dynamic')"};
+}
+
+std::vector<std::string> contradictions(const Checkpoint& checkpoint, const std::string& module,
+                                        const QuantizedLinear* q) {
+  if (q == nullptr) return dense_contradictions(checkpoint, module);
+  const Settings settings = settings_of(checkpoint, module);
+  std::vector<std::string> found;
+  if (settings.symmetric.value_or(false) && !q->scheme.symmetric()) {
+    const auto zeros = q->zero.values.values<uint8_t>();
+    const int middle = 1 << (settings.bits - 1);
+    const auto other = std::ranges::find_if(zeros, [&](uint8_t zero) { return zero != middle; });
+    found.push_back("zero points of " + std::to_string(*other) +
+                    ", the config says sym, which is " + std::to_string(middle) +
+                    " throughout (version 1 taken for 2, or the reverse?)");
+  }
+  if (!settings.desc_act && !q->group_of_column.empty()) {
+    found.emplace_back("g_idx is not k / group_size, but the config says desc_act false");
+  }
+  const int64_t columns = settings.group_size == kAll ? q->K : settings.group_size;
+  if (std::string problem = unequal_groups(*q, columns); !problem.empty()) {
+    found.push_back(std::move(problem));
+  }
+  if (module == "lm_head" &&
+      !bool_field(checkpoint.quantization_config(), "lm_head", where_of_config(checkpoint))
+           .value_or(false)) {
+    found.emplace_back("is stored quantized, the config does not say lm_head");
+  }
+  return found;
+}
+
 }  // namespace
 
 const Format kGptq = {
@@ -372,6 +423,7 @@ const Format kGptq = {
     .recognizes = recognizes,
     .tensors_of = tensors_of,
     .decode = decode,
+    .contradictions = contradictions,
 };
 
 }  // namespace nibble

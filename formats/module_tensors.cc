@@ -130,6 +130,19 @@ Tensor reshaped(const Tensor& tensor, Shape shape) {
                         std::make_shared<Tensor>(tensor));
 }
 
+Tensor with_columns(const Tensor& tensor, int64_t columns) {
+  const int64_t rows = tensor.shape()[0];
+  const int64_t width = dtype_bits(tensor.dtype()) / 8;
+  const int64_t from = tensor.shape()[1] * width;
+  const int64_t to = columns * width;
+  Tensor result = Tensor::allocate(tensor.dtype(), {rows, columns});
+  for (int64_t r = 0; r < rows; ++r) {
+    std::ranges::copy(tensor.bytes().subspan(r * from, std::min(from, to)),
+                      result.mutable_bytes().subspan(r * to).begin());
+  }
+  return result;
+}
+
 const Scheme& scheme_of(const FormatModule& module) {
   if (!module.scheme) throw Error(module.name, "has no scheme: it is not to be quantized");
   return *module.scheme;

@@ -44,6 +44,9 @@ Tensor transposed(const Tensor& tensor);
 // The same bytes as another shape of as many elements.
 Tensor reshaped(const Tensor& tensor, Shape shape);
 
+// Rows of a matrix [rows, columns], cut or filled up with zeros to `columns`.
+Tensor with_columns(const Tensor& tensor, int64_t columns);
+
 // The scheme of a module that is to be quantized; asking for another's is an Error.
 const Scheme& scheme_of(const FormatModule& module);
 // The type of its scales, likewise.

@@ -13,6 +13,7 @@
 
 #include "formats/packing/bit_stream.h"
 #include "formats/packing/packing.h"
+#include "formats/packing/tiled.h"
 
 namespace nibble {
 
@@ -83,6 +84,7 @@ constexpr bool packs_rows_into_words() {
 // rows share words.
 template <typename P>
 constexpr int64_t row_multiple() {
+  if constexpr (TiledLayout<P>) return P::kTileRows;
   if (is_row_stream<P>() || is_transposed_row_stream<P>()) return 1;
   return packs_rows_into_words<P>() ? kCodesPerWord<P> : 0;
 }
@@ -210,7 +212,9 @@ void unpack_words(const uint32_t* words, int64_t N, int64_t K, int64_t first, in
 template <typename P>
 void pack_rows(const uint8_t* codes, int64_t N, int64_t K, int64_t first, int64_t last,
                typename P::Word* words) {
-  if constexpr (is_row_stream<P>()) {
+  if constexpr (TiledLayout<P>) {
+    pack_tiled<P>(codes, N, K, first, last, words);
+  } else if constexpr (is_row_stream<P>()) {
     const int64_t row_words = P::words(1, K);
     for (int64_t n = first; n < last; ++n) {
       pack_stream<P::kBits>(codes + n * K, K, reinterpret_cast<std::byte*>(words + n * row_words));
@@ -230,7 +234,9 @@ void pack_rows(const uint8_t* codes, int64_t N, int64_t K, int64_t first, int64_
 template <typename P>
 void unpack_rows(const typename P::Word* words, int64_t N, int64_t K, int64_t first, int64_t last,
                  uint8_t* codes) {
-  if constexpr (is_row_stream<P>()) {
+  if constexpr (TiledLayout<P>) {
+    unpack_tiled<P>(words, N, K, first, last, codes);
+  } else if constexpr (is_row_stream<P>()) {
     const int64_t row_words = P::words(1, K);
     for (int64_t n = first; n < last; ++n) {
       unpack_stream<P::kBits>(reinterpret_cast<const std::byte*>(words + n * row_words), K,

@@ -31,6 +31,7 @@ void declare_calibrate(CLI::App& command, CommandLine& line);
 void declare_evaluate(CLI::App& command, CommandLine& line);
 void declare_export(CLI::App& command, CommandLine& line);
 void declare_inspect(CLI::App& command, CommandLine& line);
+void declare_verify(CLI::App& command, CommandLine& line);
 void declare_generate(CLI::App& command, CommandLine& line);
 void declare_list(CLI::App& command, CommandLine& line);
 

@@ -6,13 +6,14 @@
 namespace nibble {
 namespace {
 
-constexpr std::array<Command, 7> kCommands = {{
+constexpr std::array<Command, 8> kCommands = {{
     {"quantize", "quantize a checkpoint", declare_quantize},
     {"calibrate", "run a dataset through a model once, keep the statistics", declare_calibrate},
     {"evaluate", "perplexity; with a reference also KL divergence and agreement", declare_evaluate},
     {"export", "repack the same codes into another format, or say why that is not exact",
      declare_export},
     {"inspect", "what is in a checkpoint", declare_inspect},
+    {"verify", "manifest, shapes, decode: is this quantized checkpoint sound", declare_verify},
     {"generate", "continue a prompt", declare_generate},
     {"list", "methods, solvers, transforms, schemes, formats, architectures", declare_list},
 }};

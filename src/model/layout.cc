@@ -85,8 +85,10 @@ bool same_bytes(const Checkpoint& checkpoint, const std::string& a, const std::s
 // Builds a ModelLayout, remembering which tensors it has accounted for.
 class LayoutReader {
  public:
-  explicit LayoutReader(const Checkpoint& checkpoint)
-      : checkpoint_(checkpoint), config_file_((checkpoint.folder() / "config.json").string()) {
+  LayoutReader(const Checkpoint& checkpoint, Findings* findings)
+      : checkpoint_(checkpoint),
+        findings_(findings),
+        config_file_((checkpoint.folder() / "config.json").string()) {
     layout_.config = read_config(checkpoint.config(), config_file_);
     layout_.format = format_of(checkpoint);
   }
@@ -113,9 +115,24 @@ class LayoutReader {
   const Config& config() const { return layout_.config; }
   const Architecture& architecture() const { return *layout_.config.architecture; }
 
+  // What a check throws ends the reading unless findings are collected.
+  template <typename Check>
+  void attempt(const Check& check) {
+    try {
+      check();
+    } catch (const Error& error) {
+      if (findings_ == nullptr) throw;
+      findings_->push_back(error);
+    }
+  }
+
   // Checks a tensor that must be there.
   void expect(const std::string& name, const Shape& shape) {
-    const StoredTensor& stored = checkpoint_.info(name);
+    known_.insert(name);
+    attempt([&] { check_stored(checkpoint_.info(name), name, shape); });
+  }
+
+  void check_stored(const StoredTensor& stored, const std::string& name, const Shape& shape) const {
     if (stored.info.shape != shape) {
       throw Error(file_of(checkpoint_, name), "shape " + to_string(stored.info.shape) +
                                                   ", config.json asks for " + to_string(shape));
@@ -126,7 +143,6 @@ class LayoutReader {
           "type " + std::string(dtype_name(stored.info.dtype)) + ", expected a floating-point type",
           layout_.format == nullptr ? "quantized without a quantization_config?" : "");
     }
-    known_.insert(name);
   }
 
   void read_norm(const std::string& module, int64_t size) {
@@ -166,13 +182,25 @@ class LayoutReader {
 
   void read_weight(LinearModule& module) {
     if (layout_.format != nullptr) {
-      module.quantized_tensors = layout_.format->tensors_of(checkpoint_, module.name);
+      bool broken = true;
+      attempt([&] {
+        module.quantized_tensors = layout_.format->tensors_of(checkpoint_, module.name);
+        broken = false;
+      });
+      if (broken) return know_parts_of(module.name);
       known_.insert(module.quantized_tensors.begin(), module.quantized_tensors.end());
       if (!module.quantized_tensors.empty()) return;
     }
     module.weight = module.name + ".weight";
     expect(module.weight,
            module.transposed ? Shape{module.K, module.N} : Shape{module.N, module.K});
+  }
+
+  // Whatever is left of a module that is broken is no leftover besides.
+  void know_parts_of(const std::string& module) {
+    for (const auto& [name, stored] : checkpoint_.tensors()) {
+      if (name.starts_with(module + ".")) known_.insert(name);
+    }
   }
 
   void read_bias(LinearModule& module, bool expected) {
@@ -201,8 +229,10 @@ class LayoutReader {
     head.roles = {Role::kOutputHead};
     head.input = InputGroup::kOutputHead;
     const std::string head_weight = head.name + ".weight";
-    const bool quantized =
-        layout_.format != nullptr && !layout_.format->tensors_of(checkpoint_, head.name).empty();
+    bool quantized = false;
+    if (layout_.format != nullptr) {
+      attempt([&] { quantized = !layout_.format->tensors_of(checkpoint_, head.name).empty(); });
+    }
     const bool has_head = quantized || checkpoint_.has(head_weight);
     const Shape shape = {config().vocabulary_size, config().hidden_size};
     const bool tied = config().tied_embeddings;
@@ -215,18 +245,21 @@ class LayoutReader {
     expect(stored, shape);
     if (!has_head) {
       if (tied) return;
-      throw Error(config_file_,
-                  "tie_word_embeddings is false, but the checkpoint has no '" + head_weight + "'",
-                  "incomplete checkpoint, or a model with tied embeddings?");
+      return attempt([&] {
+        throw Error(config_file_,
+                    "tie_word_embeddings is false, but the checkpoint has no '" + head_weight + "'",
+                    "incomplete checkpoint, or a model with tied embeddings?");
+      });
     }
     if (tied) {
-      if (quantized || !same_bytes(checkpoint_, stored, head_weight)) {
+      attempt([&] {
+        if (!quantized && same_bytes(checkpoint_, stored, head_weight)) return;
         throw Error(
             config_file_,
             "tie_word_embeddings is true, but '" + head.name + "' differs from '" + stored + "'",
             "set it to false if the model has a head of its own");
-      }
-      return expect(head_weight, shape);
+      });
+      return quantized ? know_parts_of(head.name) : expect(head_weight, shape);
     }
     read_weight(head);
     layout_.head = layout_.linears.size();
@@ -250,14 +283,23 @@ class LayoutReader {
       }
     }
     if (leftovers.empty()) return;
+    const std::string problem = "is no part of model_type '" +
+                                std::string(architecture().model_type) +
+                                "' as config.json describes it";
+    if (findings_ != nullptr) {
+      for (const std::string& name : leftovers) {
+        findings_->emplace_back(file_of(checkpoint_, name), problem);
+      }
+      return;
+    }
     const size_t more = leftovers.size() - 1;
-    throw Error(file_of(checkpoint_, leftovers.front()),
-                "is no part of model_type '" + std::string(architecture().model_type) +
-                    "' as config.json describes it" +
-                    (more == 0 ? "" : ", and " + std::to_string(more) + " more tensors are not"));
+    throw Error(
+        file_of(checkpoint_, leftovers.front()),
+        problem + (more == 0 ? "" : ", and " + std::to_string(more) + " more tensors are not"));
   }
 
   const Checkpoint& checkpoint_;
+  Findings* findings_;  // null: the first is thrown
   std::string config_file_;
   std::string prefix_;
   ModelLayout layout_;
@@ -277,7 +319,9 @@ std::pair<int64_t, int64_t> ModelLayout::rows_of(const Config& config, const Lin
   return {0, 0};
 }
 
-ModelLayout read_layout(const Checkpoint& checkpoint) { return LayoutReader(checkpoint).read(); }
+ModelLayout read_layout(const Checkpoint& checkpoint, Findings* findings) {
+  return LayoutReader(checkpoint, findings).read();
+}
 
 std::vector<float> load_floats(const Checkpoint& checkpoint, const std::string& tensor) {
   const Tensor stored = checkpoint.tensor(tensor);

@@ -51,8 +51,9 @@ struct ModelLayout {
 
 // Tied embeddings in every form: one tensor under either name (safetensors' metadata may say
 // which), both with equal bytes, or config and tensors disagreeing (an Error says how). Throws
-// Error naming file and tensor.
-ModelLayout read_layout(const Checkpoint& checkpoint);
+// Error naming file and tensor. With findings, everything that is wrong with tensors and modules is
+// added there and left out; config.json must be understood all the same.
+ModelLayout read_layout(const Checkpoint& checkpoint, Findings* findings = nullptr);
 
 // The weights of a linear layer [N, K] in float, whatever its storage (transposed, quantized, any
 // dtype).

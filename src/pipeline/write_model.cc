@@ -1,9 +1,12 @@
 #include "src/pipeline/write_model.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <optional>
 #include <string>
@@ -14,6 +17,7 @@
 #include "formats/format.h"
 #include "formats/gguf/blocks.h"
 #include "formats/gguf/types.h"
+#include "formats/manifest.h"
 #include "src/model/gguf_writer.h"
 #include "src/model/layout.h"
 #include "src/model/open_checkpoint.h"
@@ -92,7 +96,9 @@ class Run {
       if (tensor.follows_block && !hashes_.contains(tensor.written.name)) write_tensor(tensor);
     }
     if (folder_) write_side_files();
+    std::future<std::vector<FileHash>> hashes = start_hashing();
     verify();
+    if (folder_) write_manifest(hashes.get());
     return {.bytes = file_ ? file_->finish() : folder_->finish(), .flushed = flushed_};
   }
 
@@ -158,17 +164,29 @@ class Run {
 
   void write_side_files() {
     folder_->write_json("config.json", output_.config);
-    folder_->write_json("nibble.json", output_.manifest);
     if (!is_dense() && !output_.format.config_file.empty()) {
       folder_->write_json(std::string(output_.format.config_file),
                           output_.config.at("quantization_config"));
     }
     for (const std::filesystem::path& file : output_.source.side_files()) {
-      if (file.filename() != "nibble.json") folder_->copy_file(file);
+      if (file.filename() != kManifestFile) folder_->copy_file(file);
     }
     for (const SideFile& file : output_.source.made_files()) {
       folder_->write_file(file.name, file.bytes);
     }
+  }
+
+  // Beside the verification, which reads the same pages.
+  std::future<std::vector<FileHash>> start_hashing() const {
+    if (!folder_) return {};
+    return std::async(std::launch::async, hash_files, folder_->temporary_folder(),
+                      omp_get_max_threads());
+  }
+
+  void write_manifest(const std::vector<FileHash>& files) {
+    Json manifest = output_.manifest;
+    manifest["files"] = files_to_json(files);
+    folder_->write_json(kManifestFile, manifest);
   }
 
   void verify() {

@@ -20,7 +20,7 @@ struct ModelOutput {
   const std::vector<PlannedModule>& modules;
   const std::vector<PlannedTensor>& tensors;
   Json config;    // config.json
-  Json manifest;  // nibble.json
+  Json manifest;  // nibble.json, but for its list of files
 };
 
 // What is not copied from the source.

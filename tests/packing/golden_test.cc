@@ -1,4 +1,5 @@
-// Bytes of foreign packers (tools/golden/packings.py): packing gives them, unpacking reads them.
+// Bytes of foreign packers (tools/golden/packings.py, packings_tensor_cores.py): packing gives
+// them, unpacking reads them.
 #include <gtest/gtest.h>
 
 #include <cstddef>
@@ -14,7 +15,10 @@
 #include "formats/packing/awq.h"
 #include "formats/packing/compressed_tensors.h"
 #include "formats/packing/gptq.h"
+#include "formats/packing/marlin.h"
 #include "formats/packing/matrix.h"
+#include "formats/packing/qserve.h"
+#include "formats/packing/tinychat.h"
 
 namespace nibble {
 namespace {
@@ -29,7 +33,8 @@ using Goldens = std::map<std::pair<std::string, int>, std::vector<Golden>>;
 
 Goldens read_goldens() {
   Goldens goldens;
-  for (const char* name : {"packings_compressed_tensors", "packings_gptqmodel"}) {
+  for (const char* name :
+       {"packings_compressed_tensors", "packings_gptqmodel", "packings_tensor_cores"}) {
     std::ifstream file(std::filesystem::path(NIBBLE_SOURCE_DIR) / "tests" / "golden" /
                        (std::string(name) + ".json"));
     const auto content = nlohmann::json::parse(file);
@@ -63,11 +68,12 @@ void expect_golden(const std::string& layout) {
   for (const Golden& golden : found->second) {
     const std::vector<uint8_t> codes = codes_of(golden, P::kBits);
     ASSERT_EQ(P::words(golden.N, golden.K), static_cast<int64_t>(golden.words.size())) << layout;
-    std::vector<uint32_t> words(golden.words.size());
+    const std::vector<typename P::Word> theirs(golden.words.begin(), golden.words.end());
+    std::vector<typename P::Word> words(theirs.size());
     pack_rows<P>(codes.data(), golden.N, golden.K, 0, golden.N, words.data());
-    EXPECT_EQ(words, golden.words) << layout << ", " << P::kBits << " bits";
+    EXPECT_EQ(words, theirs) << layout << ", " << P::kBits << " bits";
     std::vector<uint8_t> back(codes.size());
-    unpack_rows<P>(golden.words.data(), golden.N, golden.K, 0, golden.N, back.data());
+    unpack_rows<P>(theirs.data(), golden.N, golden.K, 0, golden.N, back.data());
     EXPECT_EQ(back, codes) << layout << ", " << P::kBits << " bits";
   }
 }
@@ -125,6 +131,45 @@ TEST(PackingGolden, GptqVersionOneZeroPoints) {
 TEST(PackingGolden, Awq) {
   expect_golden<AwqCodes>("awq_qweight");
   expect_golden<AwqCodes>("awq_qzeros");
+}
+
+TEST(PackingGolden, AwqGemv) { expect_golden<AwqGemvCodes>("gemv_qweight"); }
+
+TEST(PackingGolden, Tinychat) { expect_golden<TinychatCodes>("gemv_fast_qweight"); }
+
+TEST(PackingGolden, Marlin) { expect_golden<MarlinCodes>("marlin"); }
+
+TEST(PackingGolden, Qserve) { expect_golden<QserveCodes>("qserve"); }
+
+// The scale of (n, g) is (32 + (5 n + 3 g) mod 32) / 2048: F16 0x2400 + 32 * the remainder.
+void expect_scales(const std::string& layout, int64_t (*place)(int64_t n)) {
+  const Goldens goldens = read_goldens();
+  const Golden& golden = goldens.at({layout, 4})[0];
+  for (int64_t n = 0; n < golden.N; ++n) {
+    for (int64_t g = 0; g < golden.K; ++g) {
+      const auto expected = static_cast<uint32_t>(0x2400 + (5 * n + 3 * g) % 32 * 32);
+      ASSERT_EQ(golden.words[static_cast<size_t>(g * golden.N + place(n))], expected)
+          << layout << " " << n << ", " << g;
+    }
+  }
+}
+
+TEST(PackingGolden, MarlinScales) {
+  expect_scales("marlin_scales", marlin_scale_place);
+  expect_scales("marlin_channel_scales", marlin_channel_scale_place);
+}
+
+TEST(PackingGolden, QserveScales) {
+  const Goldens goldens = read_goldens();
+  const Golden& golden = goldens.at({"qserve_scales", 4})[0];
+  const std::vector<uint8_t> values = codes_of(golden, 4);
+  for (int64_t n = 0; n < golden.N; ++n) {
+    for (int64_t g = 0; g < golden.K; ++g) {
+      ASSERT_EQ(golden.words[static_cast<size_t>(g * golden.N + qserve_scale_place(n))],
+                values[static_cast<size_t>(n * golden.K + g)])
+          << n << ", " << g;
+    }
+  }
 }
 
 }  // namespace

@@ -17,9 +17,12 @@
 #include "formats/packing/compressed_tensors.h"
 #include "formats/packing/gguf.h"
 #include "formats/packing/gptq.h"
+#include "formats/packing/marlin.h"
 #include "formats/packing/matrix.h"
 #include "formats/packing/nibble.h"
+#include "formats/packing/qserve.h"
 #include "formats/packing/rows.h"
+#include "formats/packing/tinychat.h"
 
 namespace nibble {
 namespace {
@@ -40,10 +43,11 @@ using AllPackings = ::testing::Types<
     Row<CompressedTensorsZeros<8>>, Row<CompressedTensorsPaddedZeros<3>>,
     Row<GptqWeights<2>, 1, 16>, Row<GptqWeights<3>, 1, 32>, Row<GptqWeights<4>, 1, 8>,
     Row<GptqWeights<8>, 1, 4>, Row<GptqZeros<2>, 16>, Row<GptqZeros<3>, 32>, Row<GptqZeros<4>, 8>,
-    Row<GptqZeros<8>, 4>, Row<AwqCodes, 8>, Row<BitsandbytesCodes>, Row<NibbleCodes<1>>,
-    Row<NibbleCodes<2>>, Row<NibbleCodes<3>>, Row<NibbleCodes<4>>, Row<NibbleCodes<5>>,
-    Row<NibbleCodes<6>>, Row<NibbleCodes<7>>, Row<NibbleCodes<8>>, Row<Rows<2>>, Row<Rows<3>>,
-    Row<Rows<4>>, Row<Rows<8>>, Row<GgufCodes<GgufQ40>, 1, 32>, Row<GgufCodes<GgufQ41>, 1, 32>,
+    Row<GptqZeros<8>, 4>, Row<AwqCodes, 8>, Row<TinychatCodes, 4, 64>, Row<MarlinCodes, 64, 16>,
+    Row<QserveCodes, 32, 32>, Row<BitsandbytesCodes>, Row<NibbleCodes<1>>, Row<NibbleCodes<2>>,
+    Row<NibbleCodes<3>>, Row<NibbleCodes<4>>, Row<NibbleCodes<5>>, Row<NibbleCodes<6>>,
+    Row<NibbleCodes<7>>, Row<NibbleCodes<8>>, Row<Rows<2>>, Row<Rows<3>>, Row<Rows<4>>,
+    Row<Rows<8>>, Row<GgufCodes<GgufQ40>, 1, 32>, Row<GgufCodes<GgufQ41>, 1, 32>,
     Row<GgufCodes<GgufQ50>, 1, 32>, Row<GgufCodes<GgufQ51>, 1, 32>, Row<GgufCodes<GgufQ80>, 1, 32>,
     Row<GgufCodes<GgufMxfp4>, 1, 32>, Row<GgufCodes<GgufQ2K>, 1, 256>,
     Row<GgufCodes<GgufQ3K>, 1, 256>, Row<GgufCodes<GgufQ4K>, 1, 256>,
@@ -165,7 +169,8 @@ TYPED_TEST(Packings, RangesOfRowsMakeTheWhole) {
   using P = typename TypeParam::Packing;
   constexpr int64_t multiple = row_multiple<P>();
   if (multiple == 0) GTEST_SKIP() << "rows share words";
-  const ShapeNK shape{5 * std::max(multiple, TypeParam::kRows), 32};
+  const ShapeNK shape{5 * std::max(multiple, TypeParam::kRows),
+                      divide_up(32, TypeParam::kColumns) * TypeParam::kColumns};
   const auto codes = random_codes<P>(shape);
   std::vector<typename P::Word> words(static_cast<size_t>(P::words(shape.N, shape.K)));
   std::vector<uint8_t> back(codes.size(), 0xFF);
@@ -206,6 +211,28 @@ TEST(GptqPacking, ThreeBitCodesStraddleWords) {
   EXPECT_TRUE(same_slices(ten, {{0, 30, 2, 0}, {1, 0, 1, 2}}));
   const auto twenty_one = GptqWeights<3>::at(0, 21, 1, 32);
   EXPECT_TRUE(same_slices(twenty_one, {{1, 31, 1, 0}, {2, 0, 2, 1}}));
+}
+
+// Slices that are used at most once and as many as there are bits: every bit is used.
+template <typename P>
+void expect_full(int64_t N, int64_t K) {
+  EXPECT_EQ(P::words(N, K) * kWordBits<P>, N * K * P::kBits);
+  EXPECT_EQ(kTileWords<P> * kWordBits<P>, P::kTileRows * P::kTileColumns * P::kBits);
+}
+
+TEST(TiledPacking, LeavesNoBitUnused) {
+  expect_full<TinychatCodes>(8, 192);
+  expect_full<MarlinCodes>(128, 48);
+  expect_full<QserveCodes>(64, 96);
+}
+
+// Both permutations of scales are bijections of their blocks.
+TEST(TiledPacking, ScalesHavePlacesOfTheirOwn) {
+  for (const auto place : {marlin_scale_place, marlin_channel_scale_place, qserve_scale_place}) {
+    std::vector<int> used(192);
+    for (int64_t n = 0; n < 192; ++n) ++used.at(static_cast<size_t>(place(n)));
+    EXPECT_EQ(used, std::vector<int>(192, 1));
+  }
 }
 
 TEST(AwqPacking, NibblesHoldOutputs02461357) {
