@@ -72,6 +72,20 @@ void weigh(Weights x, Weights importance, float spread, Weighing& weights) {
   }
 }
 
+void squares(Weights x, Weighing& weights) {
+  for (size_t i = 0; i < x.size(); ++i) weights[i] = x[i] * x[i];
+}
+
+// Sums over the groups of a block of 256.
+template <size_t kGroups>
+void add_groups(const Weighing& weights, std::array<float, kGroups>& mass) {
+  constexpr size_t kWidth = kSuperBlock / kGroups;
+  for (size_t g = 0; g < kGroups; ++g) {
+    mass[g] = 0.F;
+    for (size_t i = 0; i < kWidth; ++i) mass[g] += weights[g * kWidth + i];
+  }
+}
+
 // ---- one scale for 32 weights -------------------------------------------------------------------
 
 // Block b.
@@ -86,7 +100,7 @@ void quantize_plain(const GgmlScheme& type, Weights x, Weights importance, int64
   if (type.name == "iq4_nl") {
     Weighing weights;
     if (importance.empty()) {
-      std::ranges::transform(x, weights.begin(), [](float value) { return value * value; });
+      squares(x, weights);
     } else {
       weigh(x, importance, 2.F * mean_square(x), weights);
     }
@@ -171,14 +185,14 @@ SymmetricFit fit_symmetric(const GgmlScheme& type, Weights x, Weights importance
   const auto group = static_cast<size_t>(scheme.blocking.columns);
   SymmetricFit fit;
   Weighing weights;
+  const GroupWeights rule = importance.empty() ? GroupWeights::kSquare : GroupWeights::kGiven;
   if (importance.empty()) {
-    std::ranges::transform(x, weights.begin(), [](float value) { return value * value; });
+    if (scheme.grid.kind == Grid::Kind::kTable) squares(x, weights);
   } else if (type.name == "q6_k") {
     std::ranges::copy(importance, weights.begin());
   } else {
     weigh(x, importance, 2.F * mean_square(x), weights);
   }
-  for (size_t i = 0; i < x.size(); ++i) fit.mass[i / group] += weights[i];
   if (scheme.grid.kind == Grid::Kind::kTable) {
     for (size_t j = 0; j < x.size() / group; ++j) {
       fit.scales[j] = fit_levels(x.subspan(j * group, group),
@@ -187,11 +201,12 @@ SymmetricFit fit_symmetric(const GgmlScheme& type, Weights x, Weights importance
     return fit;
   }
   GroupBlock<16, 16> block;
-  const SymmetricSearch search = {.half = -scheme.grid.lowest, .weights = GroupWeights::kGiven};
+  const SymmetricSearch search = {.half = -scheme.grid.lowest, .weights = rule};
   if (type.name == "q3_k" && importance.empty()) {
-    fit_symmetric_by_turns(x.data(), weights.data(), search, block);
+    fit_symmetric_by_turns(x.data(), search, block);
   } else {
     search_symmetric_groups(x.data(), weights.data(), search, block);
+    add_groups(weights, fit.mass);
   }
   for (size_t j = 0; j < fit.scales.size(); ++j) {
     fit.scales[j] = block.scale[j];
@@ -375,7 +390,7 @@ void quantize_affine(const GgmlScheme& type, Weights x, Weights importance, int6
   } else {
     Weighing weights;
     weigh(x, importance, (type.name == "q2_k" ? 1.F : 2.F) * mean_square(x), weights);
-    for (size_t i = 0; i < x.size(); ++i) mass[i / kWidth] += weights[i];
+    add_groups(weights, mass);
     search_affine_groups(x.data(), weights.data(), fine_search(last), block);
   }
   uint8_t* codes = out.codes + b * kSuperBlock;
