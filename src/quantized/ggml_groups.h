@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace nibble {
 
@@ -52,18 +53,26 @@ template <size_t kGroups>
   out = x < 0.F ? -x : x;
 }
 
-// values, given (of kGiven): group after group, [kGroups][kWidth].
+// values: group after group, [kGroups][kWidth]. Through memory: one by one into the lanes of
+// vectors, they take half of a search's time.
+template <size_t kGroups, size_t kWidth>
+[[gnu::always_inline]] inline void turn_groups(const float* values,
+                                               std::array<PerGroup<kGroups>, kWidth>& out) {
+  alignas(64) std::array<float, kGroups * kWidth> turned;
+  for (size_t g = 0; g < kGroups; ++g) {
+    for (size_t i = 0; i < kWidth; ++i) turned[i * kGroups + g] = values[g * kWidth + i];
+  }
+  std::memcpy(out.data(), turned.data(), sizeof turned);
+}
+
+// values, given (of kGiven): as turn_groups.
 template <size_t kGroups, size_t kWidth>
 [[gnu::always_inline]] inline void load_groups(const float* values, GroupWeights rule,
                                                const float* given,
                                                GroupBlock<kGroups, kWidth>& block) {
-  for (size_t i = 0; i < kWidth; ++i) {
-    for (size_t g = 0; g < kGroups; ++g) block.x[i][g] = values[g * kWidth + i];
-  }
+  turn_groups<kGroups, kWidth>(values, block.x);
   if (rule == GroupWeights::kGiven) {
-    for (size_t i = 0; i < kWidth; ++i) {
-      for (size_t g = 0; g < kGroups; ++g) block.weights[i][g] = given[g * kWidth + i];
-    }
+    turn_groups<kGroups, kWidth>(given, block.weights);
     return;
   }
   if (rule == GroupWeights::kSquare) {

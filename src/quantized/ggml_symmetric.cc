@@ -125,10 +125,9 @@ template <size_t kGroups, size_t kWidth>
 }
 
 template <size_t kGroups, size_t kWidth>
-[[gnu::always_inline]] inline void fit_by_turns(const float* values, const float* given,
-                                                const SymmetricSearch& search,
+[[gnu::always_inline]] inline void fit_by_turns(const float* values, const SymmetricSearch& search,
                                                 GroupBlock<kGroups, kWidth>& block) {
-  load_groups<kGroups, kWidth>(values, search.weights, given, block);
+  load_groups<kGroups, kWidth>(values, search.weights, nullptr, block);
   PerGroup<kGroups> extreme;
   PerGroupInteger<kGroups> nothing;
   extremes<kGroups, kWidth>(block, extreme, nothing);
@@ -163,10 +162,9 @@ void search_symmetric_groups(const float* values, const float* given, const Symm
   search_groups<1, 16>(values, given, search, block);
 }
 
-NIBBLE_VECTOR_CLONES void fit_symmetric_by_turns(const float* values, const float* given,
-                                                 const SymmetricSearch& search,
+NIBBLE_VECTOR_CLONES void fit_symmetric_by_turns(const float* values, const SymmetricSearch& search,
                                                  GroupBlock<16, 16>& block) {
-  fit_by_turns<16, 16>(values, given, search, block);
+  fit_by_turns<16, 16>(values, search, block);
 }
 
 }  // namespace nibble

@@ -28,7 +28,7 @@ void search_symmetric_groups(const float* values, const float* given, const Symm
 
 // The same from that first scale alone, in up to five rounds in which each code in turn takes the
 // best value for the others'.
-void fit_symmetric_by_turns(const float* values, const float* given, const SymmetricSearch& search,
+void fit_symmetric_by_turns(const float* values, const SymmetricSearch& search,
                             GroupBlock<16, 16>& block);
 
 }  // namespace nibble

@@ -24,15 +24,15 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kGgmlRows = 70;
-constexpr int64_t kColumns = 512;
+constexpr int64_t kLayerRows = 70;
+constexpr int64_t kLayerColumns = 512;
 
 // Columns of different size, neighbours alike.
 Matrix correlated_hessian(int64_t T, uint32_t seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
-  Matrix X(T, kColumns);
-  for (int64_t k = 0; k < kColumns; ++k) {
+  Matrix X(T, kLayerColumns);
+  for (int64_t k = 0; k < kLayerColumns; ++k) {
     const float size = std::exp(0.7F * normal(generator));
     for (int64_t t = 0; t < T; ++t) {
       X(t, k) = size * normal(generator) + (k > 0 ? 0.5F * X(t, k - 1) : 0.F);
@@ -44,7 +44,7 @@ Matrix correlated_hessian(int64_t T, uint32_t seed) {
 Matrix normal_weights(uint32_t seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
-  Matrix W(kGgmlRows, kColumns);
+  Matrix W(kLayerRows, kLayerColumns);
   for (int64_t i = 0; i < W.size(); ++i) W.data()[i] = 0.02F * normal(generator);
   return W;
 }
@@ -58,7 +58,7 @@ Eigen::VectorXd row_losses(const Matrix& W, const QuantizedLinear& q, const Matr
   return (e * A).cwiseProduct(e).rowwise().sum();
 }
 
-struct Layer {
+struct GgmlLayer {
   Matrix H = correlated_hessian(900, 1);
   Matrix W = normal_weights(2);
   Factorization factorization = factorize_for_gptq(H, {}, "layer");
@@ -77,7 +77,7 @@ struct Layer {
 class GgmlGptq : public ::testing::TestWithParam<const char*> {
  protected:
   const GgmlScheme& type() const { return *ggml_scheme(GetParam()); }
-  Layer layer_;
+  GgmlLayer layer_;
 };
 
 // Weight n, k is moved by the errors of the columns before it in the order, as the factors say, and
@@ -87,9 +87,9 @@ TEST_P(GgmlGptq, ChoosesTheCodesOfTheDefinition) {
   QuantizedLinear q = layer_.round(type());
   solve_codes(layer_.problem(type()), layer_.H, layer_.factorization, q);
   int64_t different = 0;
-  for (int64_t n = 0; n < kGgmlRows; ++n) {
+  for (int64_t n = 0; n < kLayerRows; ++n) {
     std::vector<double> errors;  // as found by solve_codes: one tie does not spoil a row
-    for (int64_t j = 0; j < kColumns; ++j) {
+    for (int64_t j = 0; j < kLayerColumns; ++j) {
       const int64_t k = layer_.factorization.order[static_cast<size_t>(j)];
       double target = layer_.W(n, k);
       for (int64_t i = 0; i < j; ++i) {
@@ -107,13 +107,14 @@ TEST_P(GgmlGptq, ChoosesTheCodesOfTheDefinition) {
       for (int code = 0; code < 1 << type().scheme.grid.bits; ++code) {
         nearest = std::min(nearest, std::fabs(target - value(code)));
       }
-      const double chosen = value(q.codes.values<uint8_t>()[static_cast<size_t>(n * kColumns + k)]);
+      const double chosen =
+          value(q.codes.values<uint8_t>()[static_cast<size_t>(n * kLayerColumns + k)]);
       // Targets are sums of up to 512 products in float.
       if (std::fabs(target - chosen) > nearest + 1e-6) ++different;
       errors.push_back(layer_.W(n, k) - chosen);
     }
   }
-  EXPECT_LE(different, kGgmlRows * kColumns / 1000);
+  EXPECT_LE(different, kLayerRows * kLayerColumns / 1000);
   EXPECT_LT(row_losses(layer_.W, q, layer_.H, 0.).sum(),
             0.95 * row_losses(layer_.W, rounded, layer_.H, 0.).sum());
 }
@@ -126,7 +127,7 @@ TEST_P(GgmlGptq, SweepsLowerTheLossOfEveryRow) {
     refine(layer_.W, layer_.H, damping, 1, q);
     EXPECT_NO_THROW(check(q, "layer"));
     const Eigen::VectorXd after = row_losses(layer_.W, q, layer_.H, damping);
-    for (int64_t n = 0; n < kGgmlRows; ++n) {
+    for (int64_t n = 0; n < kLayerRows; ++n) {
       ASSERT_LE(after(n), before(n) * (1. + 1e-5) + 1e-9) << sweep << ", " << n;
     }
     EXPECT_LT(after.sum(), before.sum());
@@ -154,15 +155,15 @@ INSTANTIATE_TEST_SUITE_P(AllTypes, GgmlGptq,
                                            "q4_0", "iq4_nl", "iq4_xs", "mxfp4", "q3_k", "q2_k"));
 
 TEST(GgmlGptqLayer, TakesInputsThatAreAlwaysZeroAndRowsOfZeros) {
-  Layer layer;
+  GgmlLayer layer;
   layer.W.row(3).setZero();
   layer.W.block(4, 256, 1, 256).setZero();
   for (const int64_t k : {5, 300}) {
     layer.H.row(k).setZero();
     layer.H.col(k).setZero();
   }
-  layer.H.block(0, 64, kColumns, 32).setZero();  // a whole block
-  layer.H.block(64, 0, 32, kColumns).setZero();
+  layer.H.block(0, 64, kLayerColumns, 32).setZero();  // a whole block
+  layer.H.block(64, 0, 32, kLayerColumns).setZero();
   layer.factorization = factorize_for_gptq(layer.H, {}, "layer");
   for (const GgmlScheme& type : ggml_schemes()) {
     SCOPED_TRACE(type.name);
@@ -179,7 +180,7 @@ TEST(GgmlGptqLayer, TakesInputsThatAreAlwaysZeroAndRowsOfZeros) {
 }
 
 TEST(GgmlGptqLayer, RefusesSearchesOfItsOwn) {
-  const Layer layer;
+  const GgmlLayer layer;
   const GgmlScheme& type = *ggml_scheme("q4_k");
   for (const GptqOptions& options :
        {GptqOptions{.static_groups = false}, GptqOptions{.search = ScaleSearch::kMse}}) {

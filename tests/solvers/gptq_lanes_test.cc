@@ -111,18 +111,18 @@ TEST(GptqLanes, AllPathsRoundToTheSameBits) {
   }
 }
 
-const std::vector<float> kTable = {-7.F, -3.F, -0.5F, 0.F, 2.F, 9.F};
+const std::vector<float> kLevels = {-7.F, -3.F, -0.5F, 0.F, 2.F, 9.F};
 const std::vector<float> kBorders = {-5.F, -1.75F, -0.25F, 1.F, 5.5F};
 
 TEST(GptqLanes, TablesGiveTheNearestLevel) {
   Block block = random_block(1, 3);
   for (float& target : block.target) target *= 4.F;
-  const Rounded got = run(kScalarLanes, block, kTable, kBorders);
+  const Rounded got = run(kScalarLanes, block, kLevels, kBorders);
   for (int64_t r = 0; r < kLanes; ++r) {
     const auto at = static_cast<size_t>(r);
     const float x = block.target[at] / block.scales[0][r];
-    float nearest = kTable[0];
-    for (const float level : kTable) {
+    float nearest = kLevels[0];
+    for (const float level : kLevels) {
       if (std::fabs(x - level) <= std::fabs(x - nearest)) nearest = level;
     }
     EXPECT_EQ(got.level[at], nearest) << x;
@@ -132,9 +132,9 @@ TEST(GptqLanes, TablesGiveTheNearestLevel) {
 
 TEST(GptqLanes, AllPathsRoundToTheSameLevels) {
   const Block block = random_block(40, 4);
-  const Rounded expected = run(kScalarLanes, block, kTable, kBorders);
+  const Rounded expected = run(kScalarLanes, block, kLevels, kBorders);
   for (const LanePath* path : lane_paths()) {
-    const Rounded got = run(*path, block, kTable, kBorders);
+    const Rounded got = run(*path, block, kLevels, kBorders);
     EXPECT_TRUE(same_bytes(got.level, expected.level)) << path->name;
     EXPECT_TRUE(same_bytes(got.change, expected.change)) << path->name;
   }

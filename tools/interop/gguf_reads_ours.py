@@ -23,17 +23,20 @@ BOOKWORM = ROOT / "tests" / "data" / "bookworm-5m"
 TEXT = ROOT / "tests" / "data" / "books.eval.sample.txt"
 
 LLAMAS = ["llama", "llama-biases", "llama-llama3-rope", "llama-linear-rope", "llama-tied", "qwen3"]
+MIXTURES = ["q5_k_m", "q4_k_m", "q3_k_m", "q2_k_m"]
 NARROW = ["qwen2", "qwen2-tied", "gpt2", "gpt2-hub-names"]  # rows of 48 weights fit no type
 
-# name, model, type of the linear layers, tokens of a window. The tiny mistral has a sliding window, which is refused.
-CASES = ([(f"bookworm {t}", BOOKWORM, t, 512) for t in TYPES]
+# name, model, type of the linear layers ("gptq TYPE": codes chosen on the text's first windows), tokens of a window. The tiny mistral has a sliding window, which is refused.
+CASES = ([(f"bookworm {t}", BOOKWORM, t, 512) for t in [*TYPES, *MIXTURES, "gptq q4_k", "gptq iq4_nl", "gptq q2_k"]]
          + [(f"{name} {t}", TINY / name, t, 64) for name in LLAMAS for t in ["dense", "q8_0"]]
          + [(f"{name} dense", TINY / name, "dense", 64) for name in NARROW])
 
 
 def check(score, name, model, kind, length, folder):
     file = folder / "model.gguf"
-    options = ["--scheme", "q8_0", "--exclude", "."] if kind == "dense" else ["--scheme", kind]
+    options = ["--scheme", "q8_0", "--exclude", "."] if kind == "dense" else ["--scheme", kind.split()[-1]]
+    if kind.startswith("gptq"):
+        options += ["-m", "gptq", "-d", TEXT, "--samples", 8, "--seq-len", 256]
     nibble("quantize", model, "-o", file, "-f", "gguf", *options)
     peer = llama_cpp.Model(file, length)
     if model == BOOKWORM:
