@@ -9,6 +9,8 @@ extern const Format kCompressedTensors;
 extern const Format kGptq;
 extern const Format kAwq;
 extern const Format kBitsandbytes;
+extern const Format kFp8;
+extern const Format kModelopt;
 extern const Format kGguf;
 extern const Format kNibble;
 extern const Format kDense;
