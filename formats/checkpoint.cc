@@ -23,8 +23,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
-constexpr std::array<const char*, 2> kQuantizationFiles = {"quantize_config.json",
-                                                           "quant_config.json"};
+constexpr std::array<const char*, 3> kQuantizationFiles = {
+    "quantize_config.json", "quant_config.json", "hf_quant_config.json"};
 
 bool is_safetensors(const fs::path& file) { return file.extension() == ".safetensors"; }
 

@@ -60,8 +60,8 @@ class Checkpoint {
 
   const std::filesystem::path& folder() const { return folder_; }
   const Json& config() const { return config_; }
-  // config.json's quantization_config, or that of quantize_config.json / quant_config.json beside
-  // it; null when there is none.
+  // config.json's quantization_config, or that of quantize_config.json, quant_config.json or
+  // hf_quant_config.json beside it; null when there is none.
   const Json& quantization_config() const { return quantization_config_; }
 
   // In the order of name.

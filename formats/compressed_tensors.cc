@@ -1,4 +1,4 @@
-// compressed-tensors: the format, and its member "pack-quantized". Page:
+// compressed-tensors: the format, its table of members, and the member "pack-quantized". Page:
 // formats/compressed_tensors.md.
 #include "formats/packing/compressed_tensors.h"
 
@@ -19,6 +19,7 @@
 #include "formats/format_rows.h"
 #include "formats/module_tensors.h"
 #include "formats/packing/packing.h"
+#include "src/quantized/float_schemes.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
@@ -28,17 +29,14 @@
 namespace nibble {
 namespace {
 
-constexpr std::string_view kMethod = "compressed-tensors";
-
 bool supported_bits(int bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
 
 bool per_tensor(const Scheme& scheme) { return scheme.blocking.rows == kAll; }
 
 Dtype scale_type(Dtype model_dtype) { return model_dtype; }
 
-std::string refusal(const FormatModule& module) {
+std::string pack_refusal(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
-  if (scheme.activations) return int_quantized_refusal(module);
   if (std::string reason = integer_refusal(module, true); !reason.empty()) return reason;
   if (!supported_bits(scheme.grid.bits)) return "it holds 2, 3, 4 and 8 bits";
   if (per_tensor(scheme) && !scheme.symmetric()) return "it packs no zero point of a whole tensor";
@@ -46,19 +44,6 @@ std::string refusal(const FormatModule& module) {
   if (type != Dtype::kF16 && type != Dtype::kBF16 && type != Dtype::kF32) {
     return "scales are F16, BF16 or F32, not " + std::string(dtype_name(type));
   }
-  return {};
-}
-
-std::string caution(const FormatModule& module) {
-  const int bits = scheme_of(module).grid.bits;
-  if (bits == 2 || bits == 3) {
-    return "vLLM reads 4 and 8 bits, and releases of compressed-tensors before 2026 another 3-bit "
-           "layout; the format gptq is read more widely";
-  }
-  if (module.has_column_groups) {
-    return "compressed-tensors 0.20 dropped column groups (act-order); vLLM reads them";
-  }
-  if (module.transposed) return "transformers does not load it into Conv1D layers; vLLM does";
   return {};
 }
 
@@ -70,8 +55,7 @@ Shape scale_shape(const FormatModule& module) {
   return {module.N, module.K / columns_of_group(module)};
 }
 
-std::vector<TensorInfo> layout(const FormatModule& module) {
-  if (scheme_of(module).activations) return int_quantized_layout(module);
+std::vector<TensorInfo> pack_layout(const FormatModule& module) {
   const auto [name, N, K] = std::tie(module.name, module.N, module.K);
   const int bits = scheme_of(module).grid.bits;
   std::vector<TensorInfo> tensors = {
@@ -88,10 +72,9 @@ std::vector<TensorInfo> layout(const FormatModule& module) {
 }
 
 // Codes as they are: ours are the unsigned values that the format stores, with zero points too.
-std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
-  if (scheme_of(module).activations) return int_quantized_encode(module, q);
+std::vector<NamedTensor> pack_encode(const FormatModule& module, const QuantizedLinear& q) {
   check_announced(module, q);
-  const std::vector<TensorInfo> infos = layout(module);
+  const std::vector<TensorInfo> infos = pack_layout(module);
   const std::array<int64_t, 2> shape = {q.N, q.K};
   const int64_t groups = module.K / columns_of_group(module);
   std::vector<NamedTensor> result;
@@ -114,9 +97,10 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
 
 // ---- reading ------------------------------------------------------------------------------------
 
-std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
-  std::vector<std::string> integers = int_quantized_tensors(checkpoint, module);
-  if (!integers.empty()) return integers;
+// The floating-point members have bytes under the same name.
+std::vector<std::string> pack_tensors(const Checkpoint& checkpoint, const std::string& module) {
+  const std::string packed = module + ".weight_packed";
+  if (checkpoint.has(packed) && checkpoint.info(packed).info.dtype == Dtype::kU8) return {};
   return present_tensors(checkpoint, module, {"weight_packed", "weight_scale", "weight_shape"},
                          {"weight_zero_point", "weight_g_idx"});
 }
@@ -182,14 +166,10 @@ std::vector<int32_t> read_column_groups(const Checkpoint& checkpoint, const std:
   return column_groups(checkpoint, name, K, columns, K / columns);
 }
 
-QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
-                       int64_t K) {
+QuantizedLinear pack_decode(const Checkpoint& checkpoint, const std::string& module,
+                            const CompressedArguments& arguments, int64_t N, int64_t K) {
   const std::string where = where_of_config(checkpoint);
-  const CompressedArguments arguments = compressed_arguments(checkpoint, module);
-  if (arguments.member == kIntQuantized) {
-    return int_quantized_decode(checkpoint, module, arguments, N, K);
-  }
-  const int64_t columns = arguments.group_size == kAll ? K : arguments.group_size;
+  const int64_t columns = arguments.blocking.columns == kAll ? K : arguments.blocking.columns;
   if (K % columns != 0) {
     throw Error(where, "group_size " + std::to_string(columns) +
                            " does not divide K = " + std::to_string(K) + " of '" + module + "'");
@@ -202,9 +182,9 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
   q.K = K;
   q.scale.values =
       checked_tensor(checkpoint, module + ".weight_scale", {Dtype::kF16, Dtype::kBF16, Dtype::kF32},
-                     arguments.per_tensor ? Shape{1} : Shape{N, groups});
-  q.scheme = integer_scheme(arguments.bits, arguments.group_size, arguments.symmetric,
-                            q.scale.values.dtype(), arguments.per_tensor);
+                     arguments.per_tensor() ? Shape{1} : Shape{N, groups});
+  q.scheme = integer_scheme(arguments.bits, arguments.blocking.columns, arguments.symmetric,
+                            q.scale.values.dtype(), arguments.per_tensor());
   with_bits(arguments.bits, [&](auto bits) {
     const PackedShapes dense = packed_shapes(N, K, groups, bits, false);
     const PackedShapes padded = packed_shapes(N, K, groups, bits, true);
@@ -225,12 +205,76 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
   return q;
 }
 
+// ---- the format ---------------------------------------------------------------------------------
+
+std::string refusal(const FormatModule& module) {
+  return compressed_member(scheme_of(module)).refusal(module);
+}
+
+std::string caution(const FormatModule& module) {
+  const Scheme& scheme = scheme_of(module);
+  const int bits = scheme.grid.bits;
+  if (bits == 2 || bits == 3) {
+    return "vLLM reads 4 and 8 bits, and releases of compressed-tensors before 2026 another 3-bit "
+           "layout; the format gptq is read more widely";
+  }
+  if (module.has_column_groups) {
+    return "compressed-tensors 0.20 dropped column groups (act-order); vLLM reads them";
+  }
+  if (module.transposed) return "transformers does not load it into Conv1D layers; vLLM does";
+  return {};
+}
+
+std::vector<TensorInfo> layout(const FormatModule& module) {
+  return compressed_member(scheme_of(module)).layout(module);
+}
+
+std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
+  return compressed_member(scheme_of(module)).encode(module, q);
+}
+
+std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
+  for (const CompressedMember* member : compressed_members()) {
+    std::vector<std::string> names = member->tensors_of(checkpoint, module);
+    if (!names.empty()) return names;
+  }
+  return {};
+}
+
+QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, int64_t N,
+                       int64_t K) {
+  const CompressedArguments arguments = compressed_arguments(checkpoint, module);
+  return arguments.member->decode(checkpoint, module, arguments, N, K);
+}
+
 }  // namespace
 
+const CompressedMember kPackQuantized = {.name = "pack-quantized",
+                                         .refusal = pack_refusal,
+                                         .layout = pack_layout,
+                                         .encode = pack_encode,
+                                         .tensors_of = pack_tensors,
+                                         .decode = pack_decode};
+
+std::span<const CompressedMember* const> compressed_members() {
+  static const std::array<const CompressedMember*, 5> kMembers = {
+      &kIntQuantized, &kFloatQuantized, &kNvfp4Packed, &kMxfp4Packed, &kPackQuantized};
+  return kMembers;
+}
+
+const CompressedMember& compressed_member(const Scheme& scheme) {
+  if (is_fp8(scheme)) return kFloatQuantized;
+  if (is_nvfp4(scheme)) return kNvfp4Packed;
+  if (is_mxfp4(scheme)) return kMxfp4Packed;
+  return scheme.activations ? kIntQuantized : kPackQuantized;
+}
+
 const Format kCompressedTensors = {
-    .name = kMethod,
-    .summary = "vLLM's own format, pack-quantized and int-quantized",
-    .holds = "integers of 2, 3, 4 and 8 bits by group, channel or tensor, act-order; W8A8",
+    .name = "compressed-tensors",
+    .summary = "vLLM's own format: its members for integers, FP8, NVFP4 and MXFP4",
+    .holds =
+        "integers of 2, 3, 4 and 8 bits by group, channel or tensor, act-order; W8A8; FP8, "
+        "NVFP4 and MXFP4, also with activations",
     .readers = "vLLM, SGLang, transformers with compressed-tensors (2 and 3 bits: the latter only)",
     .config_file = {},
     .scale_type = scale_type,

@@ -1,5 +1,6 @@
-// What the members of compressed-tensors share: the configuration, written for a whole model and
-// read for one module. Private to this folder. Page: formats/compressed_tensors.md.
+// What the members of compressed-tensors share: the table of members and the configuration, written
+// for a whole model and read for one module. Private to this folder. Page:
+// formats/compressed_tensors.md.
 #pragma once
 
 #include <cstdint>
@@ -17,21 +18,42 @@
 
 namespace nibble {
 
-inline constexpr std::string_view kPackQuantized = "pack-quantized";
-inline constexpr std::string_view kIntQuantized = "int-quantized";
+struct CompressedMember;
 
 // The arguments of a module's config group.
 struct CompressedArguments {
-  std::string_view member;  // kPackQuantized or kIntQuantized
+  const CompressedMember* member = nullptr;
   int bits = 0;
-  int64_t group_size = kAll;
+  Blocking blocking;  // columns: the group size
   bool symmetric = true;
-  bool per_tensor = false;
-  std::optional<ActivationScheme> activations;  // int-quantized
+  std::optional<ActivationScheme> activations;
+
+  bool per_tensor() const { return blocking.rows == kAll; }
 };
 
-// The member that holds the scheme.
-std::string_view compressed_member(const Scheme& scheme);
+// The functions of a Format row for the modules of one member.
+struct CompressedMember {
+  std::string_view name;  // `format` of a config group
+  bool is_float = false;
+  std::string (*refusal)(const FormatModule& module);
+  std::vector<TensorInfo> (*layout)(const FormatModule& module);
+  std::vector<NamedTensor> (*encode)(const FormatModule& module, const QuantizedLinear& q);
+  // Names of its tensors; empty when the module is not stored so.
+  std::vector<std::string> (*tensors_of)(const Checkpoint& checkpoint, const std::string& module);
+  QuantizedLinear (*decode)(const Checkpoint& checkpoint, const std::string& module,
+                            const CompressedArguments& arguments, int64_t N, int64_t K);
+};
+
+extern const CompressedMember kPackQuantized;
+extern const CompressedMember kIntQuantized;
+extern const CompressedMember kFloatQuantized;
+extern const CompressedMember kNvfp4Packed;
+extern const CompressedMember kMxfp4Packed;
+
+// pack-quantized last: where no other has a module's tensors, it names the ones that are missing.
+std::span<const CompressedMember* const> compressed_members();
+// The member for a scheme: by its levels and activations. It may refuse the rest.
+const CompressedMember& compressed_member(const Scheme& scheme);
 
 // quantization_config of all linear layers of a model.
 Json compressed_config(std::span<const FormatModule> modules);
@@ -44,15 +66,5 @@ CompressedArguments compressed_arguments(const Checkpoint& checkpoint, const std
 std::vector<std::string> compressed_contradictions(const Checkpoint& checkpoint,
                                                    const std::string& module,
                                                    const QuantizedLinear* q);
-
-// int-quantized: the functions of a Format row for a module whose scheme has activations.
-std::string int_quantized_refusal(const FormatModule& module);
-std::vector<TensorInfo> int_quantized_layout(const FormatModule& module);
-std::vector<NamedTensor> int_quantized_encode(const FormatModule& module, const QuantizedLinear& q);
-// Names of its tensors; empty when the module is not stored so.
-std::vector<std::string> int_quantized_tensors(const Checkpoint& checkpoint,
-                                               const std::string& module);
-QuantizedLinear int_quantized_decode(const Checkpoint& checkpoint, const std::string& module,
-                                     const CompressedArguments& arguments, int64_t N, int64_t K);
 
 }  // namespace nibble

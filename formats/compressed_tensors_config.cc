@@ -15,6 +15,7 @@
 #include "formats/format.h"
 #include "formats/json.h"
 #include "formats/module_tensors.h"
+#include "src/quantized/float_schemes.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/error.h"
 
@@ -24,31 +25,59 @@ namespace {
 constexpr std::string_view kMethod = "compressed-tensors";
 constexpr std::string_view kMixed = "mixed-precision";
 
+// E2M1 in groups, as weights of that name.
+constexpr ActivationScheme kNvfp4Inputs = {
+    .bits = 4, .dynamic = false, .is_float = true, .columns = kNvfp4Group, .divides = true};
+constexpr ActivationScheme kMxfp4Inputs = {.bits = 4, .is_float = true, .columns = kMxfp4Group};
+
 // ---- writing ------------------------------------------------------------------------------------
 
-// Loaders reject keys that they do not know.
+// Groups of FP4 with a global scale for the tensor.
+constexpr std::string_view kTensorGroup = "tensor_group";
+
+std::string_view strategy_of(const Scheme& scheme) {
+  const Blocking& blocking = scheme.blocking;
+  if (blocking.rows == kAll) return "tensor";
+  if (blocking.rows > 1 || (is_fp8(scheme) && blocking.columns != kAll)) return "block";
+  if (blocking.columns == kAll) return "channel";
+  return is_nvfp4(scheme) ? kTensorGroup : "group";
+}
+
+// Loaders reject keys that they do not know; those that know MXFP4 know the type of its scales.
 Json weight_arguments(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
-  const bool per_tensor = scheme.blocking.rows == kAll;
-  const bool grouped = !per_tensor && scheme.blocking.columns != kAll;
+  const std::string_view strategy = strategy_of(scheme);
   Json arguments;
   arguments["num_bits"] = scheme.grid.bits;
-  arguments["type"] = "int";
+  arguments["type"] = compressed_member(scheme).is_float ? "float" : "int";
   arguments["symmetric"] = scheme.symmetric();
-  arguments["strategy"] = per_tensor ? "tensor" : grouped ? "group" : "channel";
-  if (grouped) arguments["group_size"] = scheme.blocking.columns;
+  arguments["strategy"] = strategy;
+  if (strategy.ends_with("group")) arguments["group_size"] = scheme.blocking.columns;
+  if (strategy == "block") {
+    arguments["block_structure"] = {scheme.blocking.rows, scheme.blocking.columns};
+  }
   arguments["dynamic"] = false;
   if (module.has_column_groups) arguments["actorder"] = "group";
+  if (is_mxfp4(scheme)) arguments["scale_dtype"] = "torch.uint8";
   return arguments;
 }
 
 Json input_arguments(const ActivationScheme& activations) {
+  const bool is_nvfp4 = activations.bits == 4 && !activations.dynamic;
+  const bool has_groups = activations.columns != kAll;
   Json arguments;
   arguments["num_bits"] = activations.bits;
-  arguments["type"] = "int";
+  arguments["type"] = activations.is_float ? "float" : "int";
   arguments["symmetric"] = activations.symmetric;
-  arguments["strategy"] = activations.per_token ? "token" : "tensor";
-  arguments["dynamic"] = activations.dynamic;
+  arguments["strategy"] = is_nvfp4                ? kTensorGroup
+                          : has_groups            ? "group"
+                          : activations.per_token ? "token"
+                                                  : "tensor";
+  if (has_groups) arguments["group_size"] = activations.columns;
+  arguments["dynamic"] = is_nvfp4 ? Json("local") : Json(activations.dynamic);
+  if (activations.bits == 4) {
+    arguments["scale_dtype"] = is_nvfp4 ? "torch.float8_e4m3fn" : "torch.uint8";
+  }
   return arguments;
 }
 
@@ -60,15 +89,30 @@ Json config_group(const FormatModule& module) {
   group["input_activations"] =
       scheme.activations ? input_arguments(*scheme.activations) : Json(nullptr);
   group["output_activations"] = nullptr;
-  group["format"] = compressed_member(scheme);
+  group["format"] = compressed_member(scheme).name;
   return group;
 }
 
 // ---- reading ------------------------------------------------------------------------------------
 
-bool is_read(const std::string& format) {
-  return format == kPackQuantized || format == kIntQuantized;
+// What compressed-tensors calls a member that it has no other name for: bytes as they are.
+constexpr std::string_view kNaive = "naive-quantized";
+
+// Null for a format that is not read.
+const CompressedMember* member_named(const std::string& format, bool is_float) {
+  if (format == kNaive) return is_float ? &kFloatQuantized : &kIntQuantized;
+  for (const CompressedMember* member : compressed_members()) {
+    if (member->name == format) return member;
+  }
+  return nullptr;
 }
+
+bool has_bits(const CompressedMember& member, int64_t bits) {
+  if (&member == &kPackQuantized) return bits == 2 || bits == 3 || bits == 4 || bits == 8;
+  return bits == (&member == &kNvfp4Packed || &member == &kMxfp4Packed ? 4 : 8);
+}
+
+bool is_read(const std::string& format) { return member_named(format, false) != nullptr; }
 
 // How well a target names a module: 3 by name, 2 by expression, 1 by class, 0 not.
 int match(const Json& target, const std::string& module, const std::string& where) {
@@ -108,41 +152,57 @@ bool is_ignored(const Json& config, const std::string& module, const std::string
 }
 
 [[noreturn]] void not_read(const std::string& where, const std::string& what) {
-  throw Error(
-      where, what + " is not read yet",
-      "read: pack-quantized integers of 2, 3, 4 and 8 bits by tensor, channel or group, and "
-      "int-quantized ones of 8 bits");
+  throw Error(where, what + " is not read yet",
+              "read: pack-quantized integers of 2, 3, 4 and 8 bits by tensor, channel or group, "
+              "int-quantized ones of 8 bits, FP8 by tensor, channel or block, NVFP4 and MXFP4");
+}
+
+void read_block_structure(const Json& weights, const std::string& where, Blocking& blocking) {
+  const auto found = weights.find("block_structure");
+  const bool is_pair = found != weights.end() && found->is_array() && found->size() == 2 &&
+                       found->at(0).is_number_integer() && found->at(1).is_number_integer();
+  if (is_pair) blocking = {.rows = found->at(0), .columns = found->at(1)};
+  if (!is_pair || blocking.rows < 1 || blocking.columns < 1) {
+    throw Error(where, "'block_structure' is not two positive numbers");
+  }
 }
 
 void read_strategy(const Json& weights, const std::string& where, CompressedArguments& arguments) {
   const int64_t group_size = integer_field(weights, "group_size", where).value_or(0);
   const std::string inferred = group_size > 0 ? "group" : group_size < 0 ? "channel" : "tensor";
   const std::string strategy = string_field(weights, "strategy", where).value_or(inferred);
-  if (strategy == "group") {
+  const CompressedMember& member = *arguments.member;
+  const bool is_nvfp4 = &member == &kNvfp4Packed;
+  if (is_nvfp4 || &member == &kMxfp4Packed) {
+    const int64_t expected = is_nvfp4 ? kNvfp4Group : kMxfp4Group;
+    if (strategy != (is_nvfp4 ? kTensorGroup : "group") || group_size != expected) {
+      not_read(where, "strategy '" + strategy + "', group_size " + std::to_string(group_size) +
+                          " of " + std::string(member.name));
+    }
+    arguments.blocking.columns = expected;
+  } else if (strategy == "group" && &member != &kFloatQuantized) {
     if (group_size < 1) throw Error(where, "group_size " + std::to_string(group_size));
-    arguments.group_size = group_size;
+    arguments.blocking.columns = group_size;
+  } else if (strategy == "block" && &member == &kFloatQuantized) {
+    read_block_structure(weights, where, arguments.blocking);
   } else if (strategy == "tensor") {
-    arguments.per_tensor = true;
+    arguments.blocking.rows = kAll;
     if (!arguments.symmetric) not_read(where, "a zero point of a whole tensor");
   } else if (strategy != "channel") {
     not_read(where, "strategy '" + strategy + "'");
   }
 }
 
-// Null and absent: activations are not quantized.
-std::optional<ActivationScheme> read_activations(const Json& group, const std::string& where) {
-  const auto found = group.find("input_activations");
-  if (found == group.end() || found->is_null()) return std::nullopt;
-  if (!found->is_object()) throw Error(where, "'input_activations' is no object");
-  if (const auto type = string_field(*found, "type", where); type && *type != "int") {
-    not_read(where, "activations of type '" + *type + "'");
-  }
+// "local": scales of groups are found at run time, relative to a stored one.
+bool is_local(const Json& activations) { return lower_name(activations, "dynamic") == "local"; }
+
+ActivationScheme read_int_activations(const Json& json, const std::string& where) {
   ActivationScheme activations;
-  activations.bits = static_cast<int>(integer_field(*found, "num_bits", where).value_or(8));
+  activations.bits = static_cast<int>(integer_field(json, "num_bits", where).value_or(8));
   if (activations.bits != 8) not_read(where, std::to_string(activations.bits) + "-bit activations");
-  activations.symmetric = bool_field(*found, "symmetric", where).value_or(true);
-  activations.dynamic = bool_field(*found, "dynamic", where).value_or(false);
-  const std::string strategy = string_field(*found, "strategy", where).value_or("tensor");
+  activations.symmetric = bool_field(json, "symmetric", where).value_or(true);
+  activations.dynamic = bool_field(json, "dynamic", where).value_or(false);
+  const std::string strategy = string_field(json, "strategy", where).value_or("tensor");
   if (strategy != "token" && strategy != "tensor") {
     not_read(where, "activations by '" + strategy + "'");
   }
@@ -153,11 +213,53 @@ std::optional<ActivationScheme> read_activations(const Json& group, const std::s
   return activations;
 }
 
-}  // namespace
-
-std::string_view compressed_member(const Scheme& scheme) {
-  return scheme.activations ? kIntQuantized : kPackQuantized;
+// FP8 by token, group of a token or tensor; FP4 as its weights.
+ActivationScheme read_float_activations(const Json& json, const std::string& where) {
+  const int64_t bits = integer_field(json, "num_bits", where).value_or(8);
+  const int64_t group = integer_field(json, "group_size", where).value_or(0);
+  const std::string inferred = group > 0 ? "group" : "tensor";
+  const std::string strategy = string_field(json, "strategy", where).value_or(inferred);
+  const bool is_dynamic = is_local(json) || bool_field(json, "dynamic", where).value_or(false);
+  if (!bool_field(json, "symmetric", where).value_or(true)) {
+    not_read(where, "asymmetric floating-point activations");
+  }
+  const std::string found = std::to_string(bits) + "-bit floating-point activations by '" +
+                            strategy + "'" + (is_dynamic ? "" : ", static");
+  if (bits == 4) {
+    if (is_local(json) && strategy == kTensorGroup && group == kNvfp4Group) return kNvfp4Inputs;
+    if (is_dynamic && strategy == "group" && group == kMxfp4Group) return kMxfp4Inputs;
+    not_read(where, found);
+  }
+  ActivationScheme activations = {
+      .dynamic = is_dynamic, .per_token = strategy != "tensor", .is_float = true};
+  const bool is_known = strategy == "tensor" || strategy == "token" || strategy == "group";
+  const bool has_e8m0_scales = lower_name(json, "scale_dtype") == "torch.uint8";
+  if (bits != 8 || !is_known || has_e8m0_scales || (activations.per_token && !is_dynamic)) {
+    not_read(where, found);
+  }
+  if (strategy == "group") {
+    if (group < 1) throw Error(where, "group_size " + std::to_string(group) + " of activations");
+    activations.columns = group;
+  }
+  return activations;
 }
+
+// Null and absent: activations are not quantized.
+std::optional<ActivationScheme> read_activations(const Json& group, const CompressedMember& member,
+                                                 const std::string& where) {
+  const auto found = group.find("input_activations");
+  if (found == group.end() || found->is_null()) return std::nullopt;
+  if (!found->is_object()) throw Error(where, "'input_activations' is no object");
+  if (&member == &kPackQuantized) not_read(where, "input_activations of pack-quantized");
+  const std::string type = string_field(*found, "type", where).value_or("int");
+  if (type != (member.is_float ? "float" : "int")) {
+    not_read(where, "activations of type '" + type + "' in " + std::string(member.name));
+  }
+  return member.is_float ? read_float_activations(*found, where)
+                         : read_int_activations(*found, where);
+}
+
+}  // namespace
 
 Json compressed_config(std::span<const FormatModule> modules) {
   std::vector<std::pair<Json, Json>> groups;  // without targets, names of modules
@@ -179,7 +281,7 @@ Json compressed_config(std::span<const FormatModule> modules) {
   if (!head_known) ignore.push_back("lm_head");
   if (groups.size() == 1) groups[0].second = Json::array({"Linear"});
 
-  std::string format(groups.empty() ? kPackQuantized : "");
+  std::string format(groups.empty() ? kPackQuantized.name : "");
   Json config_groups = Json::object();
   for (size_t i = 0; i < groups.size(); ++i) {
     const auto member = groups[i].first.at("format").get<std::string>();
@@ -227,24 +329,22 @@ CompressedArguments compressed_arguments(const Checkpoint& checkpoint, const std
   if (outputs != group.end() && !outputs->is_null()) not_read(where, "output_activations");
   std::string format = lower_name(config, "format");
   if (const auto own = string_field(group, "format", where)) format = *own;
-  if (!is_read(format)) not_read(where, "format '" + format + "'");
-  if (const auto type = string_field(weights, "type", where); type && *type != "int") {
-    not_read(where, "type '" + *type + "'");
-  }
+  const std::string type = string_field(weights, "type", where).value_or("int");
   CompressedArguments arguments;
-  arguments.member = format == kIntQuantized ? kIntQuantized : kPackQuantized;
-  const int64_t bits = integer_field(weights, "num_bits", where).value_or(8);
-  const bool packs = bits == 2 || bits == 3 || bits == 4 || bits == 8;
-  if (!packs || (arguments.member == kIntQuantized && bits != 8)) {
-    not_read(where, "num_bits " + std::to_string(bits));
+  arguments.member = member_named(format, type == "float");
+  if (arguments.member == nullptr) not_read(where, "format '" + format + "'");
+  if (type != (arguments.member->is_float ? "float" : "int")) {
+    not_read(where, "type '" + type + "' in " + format);
   }
+  const int64_t bits = integer_field(weights, "num_bits", where).value_or(8);
+  if (!has_bits(*arguments.member, bits)) not_read(where, "num_bits " + std::to_string(bits));
   arguments.bits = static_cast<int>(bits);
   arguments.symmetric = bool_field(weights, "symmetric", where).value_or(true);
-  read_strategy(weights, where, arguments);
-  arguments.activations = read_activations(group, where);
-  if (arguments.activations && arguments.member == kPackQuantized) {
-    not_read(where, "input_activations of pack-quantized");
+  if (arguments.member->is_float && !arguments.symmetric) {
+    not_read(where, "asymmetric floating-point weights");
   }
+  read_strategy(weights, where, arguments);
+  arguments.activations = read_activations(group, *arguments.member, where);
   return arguments;
 }
 

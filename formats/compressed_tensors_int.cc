@@ -38,9 +38,7 @@ Tensor shifted(const Tensor& from, Dtype dtype, const Shape& shape) {
   return to;
 }
 
-}  // namespace
-
-std::string int_quantized_refusal(const FormatModule& module) {
+std::string refusal(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
   FormatModule weights = module;
   weights.scheme->activations.reset();
@@ -57,7 +55,7 @@ std::string int_quantized_refusal(const FormatModule& module) {
   return {};
 }
 
-std::vector<TensorInfo> int_quantized_layout(const FormatModule& module) {
+std::vector<TensorInfo> layout(const FormatModule& module) {
   std::vector<TensorInfo> tensors = {
       {module.name + ".weight", Dtype::kI8, {module.N, module.K}},
       {module.name + ".weight_scale", scale_type_of(module), scale_shape(module)}};
@@ -69,10 +67,9 @@ std::vector<TensorInfo> int_quantized_layout(const FormatModule& module) {
   return tensors;
 }
 
-std::vector<NamedTensor> int_quantized_encode(const FormatModule& module,
-                                              const QuantizedLinear& q) {
+std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
   check_announced(module, q);
-  const std::vector<TensorInfo> infos = int_quantized_layout(module);
+  const std::vector<TensorInfo> infos = layout(module);
   std::vector<NamedTensor> tensors = {{infos[0].name, shifted(q.codes, Dtype::kI8, infos[0].shape)},
                                       {infos[1].name, reshaped(q.scale.values, infos[1].shape)}};
   if (infos.size() > 2) tensors.push_back({infos[2].name, q.input_scale});
@@ -80,8 +77,7 @@ std::vector<NamedTensor> int_quantized_encode(const FormatModule& module,
   return tensors;
 }
 
-std::vector<std::string> int_quantized_tensors(const Checkpoint& checkpoint,
-                                               const std::string& module) {
+std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
   const std::string weight = module + ".weight";
   if (!checkpoint.has(weight) || checkpoint.info(weight).info.dtype != Dtype::kI8) return {};
   std::vector<std::string> names = {weight};
@@ -91,10 +87,10 @@ std::vector<std::string> int_quantized_tensors(const Checkpoint& checkpoint,
   return names;
 }
 
-QuantizedLinear int_quantized_decode(const Checkpoint& checkpoint, const std::string& module,
-                                     const CompressedArguments& arguments, int64_t N, int64_t K) {
+QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module,
+                       const CompressedArguments& arguments, int64_t N, int64_t K) {
   const std::initializer_list<Dtype> floats = {Dtype::kF16, Dtype::kBF16, Dtype::kF32};
-  if (!arguments.symmetric || arguments.group_size != kAll) {
+  if (!arguments.symmetric || arguments.blocking.columns != kAll) {
     throw Error(where_of_config(checkpoint),
                 "int-quantized weights with zero points or groups are not read yet");
   }
@@ -102,8 +98,8 @@ QuantizedLinear int_quantized_decode(const Checkpoint& checkpoint, const std::st
   q.N = N;
   q.K = K;
   q.scale.values = checked_tensor(checkpoint, module + ".weight_scale", floats,
-                                  arguments.per_tensor ? Shape{1} : Shape{N, 1});
-  q.scheme = integer_scheme(8, kAll, true, q.scale.values.dtype(), arguments.per_tensor);
+                                  arguments.per_tensor() ? Shape{1} : Shape{N, 1});
+  q.scheme = integer_scheme(8, kAll, true, q.scale.values.dtype(), arguments.per_tensor());
   q.scheme.activations = arguments.activations;
   q.codes = shifted(checked_tensor(checkpoint, module + ".weight", {Dtype::kI8}, {N, K}),
                     Dtype::kU8, {N, K});
@@ -116,5 +112,14 @@ QuantizedLinear int_quantized_decode(const Checkpoint& checkpoint, const std::st
   check(q, checkpoint.folder().string() + ": " + module);
   return q;
 }
+
+}  // namespace
+
+const CompressedMember kIntQuantized = {.name = "int-quantized",
+                                        .refusal = refusal,
+                                        .layout = layout,
+                                        .encode = encode,
+                                        .tensors_of = tensors_of,
+                                        .decode = decode};
 
 }  // namespace nibble

@@ -14,6 +14,7 @@
 #include "formats/json.h"
 #include "formats/module_tensors.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
@@ -28,8 +29,11 @@ constexpr int64_t kBlockWeights = 1 << 18;  // 1 MiB of floats at a time and thr
 Dtype scale_type(Dtype model_dtype) { return model_dtype; }
 
 std::string refusal(const FormatModule& module) {
-  if (scheme_of(module).activations)
+  // FP8 and FP4 activations are a choice of the kernel; 8-bit integers are what the model is.
+  const Scheme& scheme = scheme_of(module);
+  if (scheme.activations && !scheme.activations->is_float) {
     return "plain weights cannot say that activations are quantized";
+  }
   if (module.dtype != Dtype::kF16 && module.dtype != Dtype::kBF16 && module.dtype != Dtype::kF32) {
     return "weights are written as F16, BF16 or F32, not " + std::string(dtype_name(module.dtype));
   }
@@ -97,7 +101,7 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 const Format kDense = {
     .name = "dense",
     .summary = "weights multiplied out, as large as the original",
-    .holds = "any scheme without quantized activations, rounded once to the model's type",
+    .holds = "any scheme without integer activations, rounded once to the model's type",
     .readers = "everything that reads Hugging Face checkpoints",
     .config_file = {},
     .scale_type = scale_type,

@@ -12,6 +12,8 @@ extern const Format kAwqGemv;
 extern const Format kAwqGemvFast;
 extern const Format kTinychat;
 extern const Format kBitsandbytes;
+extern const Format kFp8;
+extern const Format kModelopt;
 extern const Format kGguf;
 extern const Format kNibble;
 extern const Format kDense;

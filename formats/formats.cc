@@ -14,8 +14,9 @@
 namespace nibble {
 
 std::span<const Format> formats() {
-  static const std::array kRows = {kCompressedTensors, kGptq,         kAwq,  kAwqGemv, kAwqGemvFast,
-                                   kTinychat,          kBitsandbytes, kGguf, kNibble,  kDense};
+  static const std::array kRows = {kCompressedTensors, kGptq,     kAwq,          kAwqGemv,
+                                   kAwqGemvFast,       kTinychat, kBitsandbytes, kFp8,
+                                   kModelopt,          kGguf,     kNibble,       kDense};
   return kRows;
 }
 
@@ -39,14 +40,16 @@ const Format* format_of(const Checkpoint& checkpoint) {
     if (row.recognizes(config)) return &row;
   }
   std::string found = "quant_method '" + lower_name(config, "quant_method") + "'";
-  for (const char* key : {"format", "checkpoint_format", "version"}) {
+  for (const char* key : {"format", "checkpoint_format", "version", "quant_algo"}) {
     if (const std::string value = lower_name(config, key); !value.empty()) {
       found += ", " + std::string(key) + " '" + value + "'";
     }
   }
-  throw Error(where_of_config(checkpoint), found + ": not read yet",
-              "read: compressed-tensors pack-quantized and int-quantized, gptq (v1 and v2), awq "
-              "(gemm, gemv, gemv_fast, llm-awq), bitsandbytes 4 bit, gguf, nibble");
+  throw Error(
+      where_of_config(checkpoint), found + ": not read yet",
+      "read: compressed-tensors (integers, FP8, NVFP4, MXFP4), gptq (v1 and v2), awq "
+      "(gemm, gemv, gemv_fast, llm-awq), bitsandbytes, fp8, modelopt (NVFP4 and FP8), gguf, "
+      "nibble");
 }
 
 }  // namespace nibble

@@ -77,6 +77,12 @@ Tensor checked_tensor(const Checkpoint& checkpoint, const std::string& name,
   return checkpoint.tensor(name);
 }
 
+Tensor checked_scalar(const Checkpoint& checkpoint, const std::string& name,
+                      std::initializer_list<Dtype> dtypes) {
+  const bool is_scalar = checkpoint.info(name).info.shape.empty();
+  return reshaped(checked_tensor(checkpoint, name, dtypes, is_scalar ? Shape{} : Shape{1}), {1});
+}
+
 std::vector<std::string> present_tensors(const Checkpoint& checkpoint, const std::string& module,
                                          std::initializer_list<std::string_view> required,
                                          std::initializer_list<std::string_view> optional) {
@@ -125,8 +131,12 @@ Tensor transposed(const Tensor& tensor) {
 }
 
 Tensor reshaped(const Tensor& tensor, Shape shape) {
-  check_same_bytes(static_cast<size_t>(byte_count(tensor.dtype(), shape)), tensor.bytes().size());
-  return Tensor::borrow({tensor.dtype(), std::move(shape), tensor.bytes(), Device::kCpu},
+  return reinterpreted(tensor, tensor.dtype(), std::move(shape));
+}
+
+Tensor reinterpreted(const Tensor& tensor, Dtype dtype, Shape shape) {
+  check_same_bytes(static_cast<size_t>(byte_count(dtype, shape)), tensor.bytes().size());
+  return Tensor::borrow({dtype, std::move(shape), tensor.bytes(), Device::kCpu},
                         std::make_shared<Tensor>(tensor));
 }
 

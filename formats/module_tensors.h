@@ -32,6 +32,10 @@ std::string where_of_config(const Checkpoint& checkpoint);
 Tensor checked_tensor(const Checkpoint& checkpoint, const std::string& name,
                       std::initializer_list<Dtype> dtypes, const Shape& shape);
 
+// The same for a single value, stored as [1] or as a scalar []; returned as [1].
+Tensor checked_scalar(const Checkpoint& checkpoint, const std::string& name,
+                      std::initializer_list<Dtype> dtypes);
+
 // Which of the module's tensors ("<module>.<suffix>") the checkpoint has; empty without any. Throws
 // Error when a required one is missing beside others, or a dense weight is there as well.
 std::vector<std::string> present_tensors(const Checkpoint& checkpoint, const std::string& module,
@@ -43,6 +47,8 @@ Tensor transposed(const Tensor& tensor);
 
 // The same bytes as another shape of as many elements.
 Tensor reshaped(const Tensor& tensor, Shape shape);
+// The same bytes as elements of another type of the same width: codes and FP8, for example.
+Tensor reinterpreted(const Tensor& tensor, Dtype dtype, Shape shape);
 
 // Rows of a matrix [rows, columns], cut or filled up with zeros to `columns`.
 Tensor with_columns(const Tensor& tensor, int64_t columns);

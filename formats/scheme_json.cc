@@ -215,17 +215,22 @@ Json activations_to_json(const ActivationScheme& activations) {
   json["dynamic"] = activations.dynamic;
   json["per_token"] = activations.per_token;
   if (activations.is_float) json["is_float"] = true;
+  if (activations.columns != kAll) json["columns"] = activations.columns;
+  if (activations.divides) json["divides"] = true;
   return json;
 }
 
 ActivationScheme activations_from_json(const Json& json, const std::string& where) {
-  const Fields fields(json, {"bits", "symmetric", "dynamic", "per_token", "is_float"},
-                      where + ": activations");
+  const Fields fields(
+      json, {"bits", "symmetric", "dynamic", "per_token", "is_float", "columns", "divides"},
+      where + ": activations");
   return {.bits = static_cast<int>(fields.integer("bits", 8, 1, 16)),
           .symmetric = fields.flag("symmetric", true),
           .dynamic = fields.flag("dynamic", true),
           .per_token = fields.flag("per_token", true),
-          .is_float = fields.flag("is_float", false)};
+          .is_float = fields.flag("is_float", false),
+          .columns = fields.has("columns") ? fields.integer("columns", 0, 1, kLargestBlock) : kAll,
+          .divides = fields.flag("divides", false)};
 }
 
 std::optional<Parameter> optional_parameter(const Fields& fields, std::string_view key) {

@@ -14,6 +14,7 @@
 
 #include "kernels/int8_paths.h"
 #include "kernels/matmul.h"
+#include "src/quantized/float_inputs.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
@@ -248,6 +249,7 @@ void int8_matmul_columns(ConstMatrixRef x, const Int8Linear& w, int64_t first_ou
 
 Matrix simulate_activations(ConstMatrixRef x, const ActivationScheme& scheme, float input_scale,
                             int32_t input_zero) {
+  if (scheme.is_float) return rounded_inputs(x, scheme, input_scale);
   const InputRules rules(x, scheme, {.scale = input_scale, .zero = input_zero});
   Matrix simulated(x.rows(), x.cols());
   for (int64_t t = 0; t < x.rows(); ++t) {

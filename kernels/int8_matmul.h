@@ -52,7 +52,8 @@ void int8_matmul(ConstMatrixRef x, const Int8Linear& w, MatrixRef y,
 void int8_matmul_columns(ConstMatrixRef x, const Int8Linear& w, int64_t first, MatrixRef y,
                          Accumulate accumulate = Accumulate::kNo);
 
-// What int8 activations do to x [T, K], in float: s_t (q - z). For simulation.
+// What quantized activations do to x [T, K], in float: s_t (q - z), for integers to compare with;
+// floats are run so (src/quantized/float_inputs.h).
 Matrix simulate_activations(ConstMatrixRef x, const ActivationScheme& scheme, float input_scale,
                             int32_t input_zero);
 

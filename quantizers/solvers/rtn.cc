@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "quantizers/solvers/solver.h"
+#include "src/quantized/float_schemes.h"
 #include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/range_rule.h"
@@ -24,6 +25,10 @@ SolverResult solve_rtn(const LinearProblem& problem) {
   };
   if (grid.kind == Grid::Kind::kTable && problem.scheme.blocking.flattened) {
     return result_of(quantize_to_table(problem.W, problem.scheme, problem.where));
+  }
+  if (is_fp8(problem.scheme) || is_nvfp4(problem.scheme) || is_mxfp4(problem.scheme)) {
+    return result_of(
+        quantize_to_floats(problem.W, problem.scheme, problem.shared_largest, problem.where));
   }
   if (is_llm_int8(problem.scheme)) {
     return result_of(quantize_llm_int8(problem.W, problem.where));

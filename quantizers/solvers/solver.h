@@ -20,6 +20,9 @@ struct LinearProblem {
   std::vector<int32_t> group_of_column = {};  // [K], or empty: k / group size
   std::string where = {};                     // module, for messages
   const RangeRule* rule = nullptr;            // null: the first of range_rules()
+  // The largest magnitude that one scale of the tensor spans (nvfp4): of W and its siblings; larger
+  // weights saturate. 0: of W.
+  float shared_largest = 0.F;
 };
 
 struct SolverResult {

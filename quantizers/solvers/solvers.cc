@@ -3,6 +3,7 @@
 #include <array>
 #include <cassert>
 #include <cstddef>
+#include <iterator>
 #include <span>
 #include <string>
 #include <utility>
@@ -10,9 +11,12 @@
 
 #include "quantizers/solvers/ggml.h"
 #include "quantizers/solvers/gptq.h"
+#include "quantizers/solvers/gptq_floats.h"
 #include "quantizers/solvers/kmeans.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
+#include "src/quantized/float_schemes.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 
@@ -34,6 +38,13 @@ SolvedLayer solved(GptqResult found) {
 SolvedLayer gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
                      const SolverOptions& options) {
   assert(inputs.H != nullptr && inputs.factorization != nullptr);
+  const Scheme& scheme = problem.scheme;
+  if (is_fp8(scheme) || is_nvfp4(scheme) || is_mxfp4(scheme)) {
+    return {.result = solve_gptq_floats(problem, *inputs.factorization),
+            .damping = inputs.factorization->damping,
+            .escalations = inputs.factorization->escalations,
+            .dead_columns = std::ssize(inputs.factorization->dead)};
+  }
   return solved(solve_gptq(problem, *inputs.H, *inputs.factorization, options.gptq));
 }
 

@@ -16,9 +16,12 @@
 namespace nibble {
 namespace {
 
-Matrix simulated_inputs(const Linear& linear, ConstMatrixRef x) {
+// use(x as the layer's weights see it).
+template <typename Use>
+void with_inputs(const Linear& linear, ConstMatrixRef x, const Use& use) {
+  if (!linear.simulated) return use(x);
   const SimulatedInputs& inputs = *linear.simulated;
-  return simulate_activations(x, inputs.scheme, inputs.scale, inputs.zero);
+  use(simulate_activations(x, inputs.scheme, inputs.scale, inputs.zero));
 }
 
 }  // namespace
@@ -34,45 +37,45 @@ void apply_norm(const Config& config, const NormWeights& norm, ConstMatrixRef x,
 }
 
 void apply_linear(const Linear& linear, ConstMatrixRef x, MatrixRef y) {
-  if (linear.packed) {
-    dequant_matmul(x, *linear.packed, y);
-  } else if (linear.int8) {
-    int8_matmul(x, *linear.int8, y);
-  } else if (linear.simulated) {
-    matmul(simulated_inputs(linear, x), linear.dense, y);
-  } else {
-    matmul(x, linear.dense, y);
-  }
+  with_inputs(linear, x, [&](ConstMatrixRef inputs) {
+    if (linear.packed) {
+      dequant_matmul(inputs, *linear.packed, y);
+    } else if (linear.int8) {
+      int8_matmul(inputs, *linear.int8, y);
+    } else {
+      matmul(inputs, linear.dense, y);
+    }
+  });
   if (linear.bias.size() != 0) add_row(linear.bias, y);
 }
 
 void add_linear(const Linear& linear, ConstMatrixRef x, Workspace& workspace, MatrixRef y) {
-  if (linear.packed) {
-    auto product = workspace.take(Workspace::kProduct, y.rows(), y.cols());
-    dequant_matmul(x, *linear.packed, product);
-    y += product;
-  } else if (linear.int8) {
-    int8_matmul(x, *linear.int8, y, Accumulate::kYes);
-  } else if (linear.simulated) {
-    matmul(simulated_inputs(linear, x), linear.dense, y, Accumulate::kYes);
-  } else {
-    matmul(x, linear.dense, y, Accumulate::kYes);
-  }
+  with_inputs(linear, x, [&](ConstMatrixRef inputs) {
+    if (linear.packed) {
+      auto product = workspace.take(Workspace::kProduct, y.rows(), y.cols());
+      dequant_matmul(inputs, *linear.packed, product);
+      y += product;
+    } else if (linear.int8) {
+      int8_matmul(inputs, *linear.int8, y, Accumulate::kYes);
+    } else {
+      matmul(inputs, linear.dense, y, Accumulate::kYes);
+    }
+  });
   if (linear.bias.size() != 0) add_row(linear.bias, y);
 }
 
 void apply_linear_rows(const Linear& linear, ConstMatrixRef x, int64_t first, MatrixRef y) {
-  if (linear.packed) {
-    Matrix rows(y.cols(), linear.K);
-    unpack_rows(*linear.packed, first, rows);
-    matmul(x, make_panels(rows), y);
-  } else if (linear.int8) {
-    int8_matmul_columns(x, *linear.int8, first, y);
-  } else if (linear.simulated) {
-    matmul_columns(simulated_inputs(linear, x), linear.dense, first, y);
-  } else {
-    matmul_columns(x, linear.dense, first, y);
-  }
+  with_inputs(linear, x, [&](ConstMatrixRef inputs) {
+    if (linear.packed) {
+      Matrix rows(y.cols(), linear.K);
+      unpack_rows(*linear.packed, first, rows);
+      matmul(inputs, make_panels(rows), y);
+    } else if (linear.int8) {
+      int8_matmul_columns(inputs, *linear.int8, first, y);
+    } else {
+      matmul_columns(inputs, linear.dense, first, y);
+    }
+  });
   if (linear.bias.size() != 0) add_row(linear.bias.segment(first, y.cols()), y);
 }
 

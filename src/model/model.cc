@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -113,12 +114,16 @@ void set_weights(Linear& linear, PanelMatrix dense) {
 
 void set_weights(Linear& linear, const QuantizedLinear& q, bool simulate_activations) {
   set_weights(linear, PanelMatrix{});
-  if (!q.scheme.activations) {
+  const std::optional<ActivationScheme>& activations = q.scheme.activations;
+  if (!activations || activations->is_float) {
     if (can_pack(q)) {
       linear.packed = std::make_unique<PackedLinear>(pack(q));
     } else {
       linear.dense = make_panels(dequantize(q));
     }
+    if (!activations) return;
+    linear.simulated = {.scheme = *activations};
+    if (!activations->dynamic) to_float(q.input_scale.view(), {&linear.simulated->scale, 1});
     return;
   }
   if (!can_run_int8(q)) throw Error("", describe(q.scheme), "is not run yet");

@@ -23,19 +23,20 @@
 
 namespace nibble {
 
-// Quantized activations in float, to compare with the integers.
+// Quantized activations in float: floats, and integers to compare with what runs on them.
 struct SimulatedInputs {
   ActivationScheme scheme;
   float scale = 1.F;  // static activations
   int32_t zero = 0;   // likewise
 };
 
-// A linear layer ready to run, one of: dense, packed or 8-bit integer weights; and its bias.
+// A linear layer ready to run: dense, packed or 8-bit integer weights, what happens to its inputs,
+// and its bias.
 struct Linear {
   PanelMatrix dense;                         // [N, K], or empty
   std::unique_ptr<PackedLinear> packed;      // or null
   std::unique_ptr<Int8Linear> int8;          // or null; its inputs are quantized
-  std::optional<SimulatedInputs> simulated;  // of the inputs of dense weights
+  std::optional<SimulatedInputs> simulated;  // of the inputs of dense or packed weights
   Vector bias;                               // [N], or empty
   std::vector<Role> roles;
   int64_t N = 0;
@@ -43,8 +44,8 @@ struct Linear {
 };
 
 // Replaces the weights of a layer by those of q: 8-bit integers with quantized activations run as
-// such, or are simulated in float; everything else runs packed where it can. Throws Error for
-// quantized activations of another kind.
+// such, or are simulated in float, as FP8 and FP4 activations always are; weights run packed where
+// they can. Throws Error for quantized activations of another kind.
 void set_weights(Linear& linear, const QuantizedLinear& q, bool simulate_activations);
 void set_weights(Linear& linear, PanelMatrix dense);
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "src/quantized/codebooks.h"
+#include "src/quantized/float_schemes.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
@@ -120,14 +121,12 @@ Scheme make_llm_int8(const SchemeChoice& choice, Dtype /*scale_type*/) {
   return llm_int8_scheme();
 }
 
-// llama.cpp's types: everything about them is fixed.
-Scheme make_ggml(const SchemeChoice& choice, Dtype /*scale_type*/) {
+// Everything about a scheme of floats is fixed.
+void check_bare(const SchemeChoice& choice) {
   refuse_double_quant(choice, choice.name);
-  const GgmlScheme& row = *ggml_scheme(choice.name);
   if (choice.bits || choice.group_size || choice.symmetric) {
     throw Error("scheme", choice.name + " has its own bits, groups and symmetry", "leave them out");
   }
-  return row.scheme;
 }
 
 // The plan asks for the types of its layers.
@@ -136,7 +135,52 @@ Scheme make_mixture(const SchemeChoice& choice, Dtype /*scale_type*/) {
               choice.name + " is a mixture of llama.cpp's types, not the type of a layer");
 }
 
-constexpr std::array<NamedScheme, 35> kSchemes = {{
+Scheme make_dynamic_fp8(const SchemeChoice& choice, Dtype scale_type) {
+  check_bare(choice);
+  Scheme scheme = fp8_scheme({}, scale_type);
+  scheme.activations = {.is_float = true};
+  return scheme;
+}
+
+Scheme make_static_fp8(const SchemeChoice& choice, Dtype scale_type) {
+  check_bare(choice);
+  Scheme scheme = fp8_scheme({.rows = kAll, .columns = kAll}, scale_type);
+  scheme.activations = {.dynamic = false, .per_token = false, .is_float = true};
+  return scheme;
+}
+
+Scheme make_block_fp8(const SchemeChoice& choice, Dtype scale_type) {
+  check_bare(choice);
+  Scheme scheme = fp8_scheme({.rows = kFp8Block, .columns = kFp8Block}, scale_type);
+  scheme.activations = {.is_float = true, .columns = kFp8Block};
+  return scheme;
+}
+
+Scheme make_nvfp4a16(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  check_bare(choice);
+  return nvfp4_scheme(true);
+}
+
+Scheme make_nvfp4(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  check_bare(choice);
+  Scheme scheme = nvfp4_scheme(true);
+  scheme.activations = {
+      .bits = 4, .dynamic = false, .is_float = true, .columns = kNvfp4Group, .divides = true};
+  return scheme;
+}
+
+Scheme make_mxfp4a16(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  check_bare(choice);
+  return mxfp4_scheme();
+}
+
+// llama.cpp's types: everything about them is fixed.
+Scheme make_ggml(const SchemeChoice& choice, Dtype /*scale_type*/) {
+  check_bare(choice);
+  return ggml_scheme(choice.name)->scheme;
+}
+
+constexpr std::array<NamedScheme, 41> kSchemes = {{
     {"w2a16", "integers of 2 bits in groups", "gptq", make_integers},
     {"w3a16", "integers of 3 bits in groups", "gptq", make_integers},
     {"w4a16", "integers of 4 bits in groups", "compressed-tensors", make_integers},
@@ -154,6 +198,17 @@ constexpr std::array<NamedScheme, 35> kSchemes = {{
     {"fp4", "4 bits, bitsandbytes' floating point, blocks of 64", "bitsandbytes", make_fp4},
     {"llm-int8", "8 bits by channel as bitsandbytes' load_in_8bit, activations as they are",
      "bitsandbytes", make_llm_int8},
+    {"fp8-dynamic", "FP8 (E4M3) weights by channel, activations by token, as they come",
+     "compressed-tensors", make_dynamic_fp8},
+    {"fp8", "FP8 by tensor, with one activation scale a layer from calibration",
+     "compressed-tensors", make_static_fp8},
+    {"fp8-block", "FP8 in blocks of 128 x 128, activations by 128 of a token, as they come", "fp8",
+     make_block_fp8},
+    {"nvfp4a16", "NVFP4 weights: E2M1, FP8 scales for 16 and one of the tensor",
+     "compressed-tensors", make_nvfp4a16},
+    {"nvfp4", "the same, activations too, with a scale a layer from calibration",
+     "compressed-tensors", make_nvfp4},
+    {"mxfp4a16", "MXFP4 weights by llm-compressor's rule", "compressed-tensors", make_mxfp4a16},
     {"kmeans", "codebooks of 2^bits levels, one a row or group", "nibble", make_kmeans},
     {"q8_0", "llama.cpp: 8 bits, a scale for 32 weights", "gguf", make_ggml},
     {"q6_k", "llama.cpp: 6 bits, 8-bit scales for 16 weights", "gguf", make_ggml},

@@ -26,6 +26,8 @@
 #include "src/pipeline/held_out.h"
 #include "src/pipeline/saved_statistics.h"
 #include "src/quantized/entropy.h"
+#include "src/quantized/float_inputs.h"
+#include "src/quantized/float_schemes.h"
 #include "src/tensor/error.h"
 #include "src/tensor/stopwatch.h"
 
@@ -196,6 +198,7 @@ class LayerMaker::State {
 
   QuantizedLinear make_alone(const PlannedModule& module, const Matrix& W, ModuleReport& row) {
     const Stopwatch watch;
+    find_shared_largest(module);
     SolvedLayer solved = solve(module, W, {});
     row.seconds = watch.seconds();
     describe_solution(solved, row);
@@ -205,6 +208,7 @@ class LayerMaker::State {
   QuantizedLinear make_calibrated(const PlannedModule& module, Matrix& W, ModuleReport& row) {
     enter(module.module);
     rescaling_.apply_to(module.module.name, W);
+    find_shared_largest(module);
     Group& group = group_of(module);
     const Stopwatch watch;
     const Matrix target = clipped(module, corrected(module, W, group), group, row);
@@ -275,7 +279,24 @@ class LayerMaker::State {
 
   // Extremes are known without.
   bool needs_histograms() const {
-    return plan_.has_static_activations() && activation_range().method != RangeMethod::kMinMax;
+    return plan_.has_searched_ranges() && activation_range().method != RangeMethod::kMinMax;
+  }
+
+  // NVFP4 has one scale for a whole tensor, and vLLM joins the layers that read the same input: it
+  // spans them all, as the transforms left them.
+  void find_shared_largest(const PlannedModule& module) {
+    const std::pair group(module.module.block, module.module.input);
+    if (shared_ && shared_->first == group) return;
+    float largest = 0.F;
+    for (const PlannedModule& other : plan_.modules) {
+      const bool is_sibling = std::pair(other.module.block, other.module.input) == group &&
+                              other.target.scheme && is_nvfp4(*other.target.scheme);
+      if (!is_sibling) continue;
+      Matrix W = load_weight(*plan_.checkpoint, plan_.layout, other.module);
+      rescaling_.apply_to(other.module.name, W);
+      largest = std::max(largest, W.cwiseAbs().maxCoeff());
+    }
+    shared_.emplace(group, largest);
   }
 
   bool corrects_past() const {
@@ -319,6 +340,7 @@ class LayerMaker::State {
   SolvedLayer solve(const Solver& solver, const PlannedModule& module, const Matrix& W,
                     const LayerInputs& inputs) const {
     LinearProblem problem{.W = W, .scheme = *module.target.scheme, .where = module.target.name};
+    if (shared_) problem.shared_largest = shared_->second;
     problem.scheme.activations.reset();
     SolverOptions options = options_;
     options.gptq.sweeps =
@@ -334,6 +356,11 @@ class LayerMaker::State {
     const int bits = q.scheme.activations->bits;
     const InputStatistics& inputs = group.inputs.fitted.inputs;
     const float largest = inputs.largest.maxCoeff();
+    if (q.scheme.activations->is_float) {
+      const float scale = float_input_scale(*q.scheme.activations, largest);
+      q.input_scale = Tensor::copy_of(Dtype::kF32, {1}, std::span(&scale, 1));
+      return;
+    }
     const float end = needs_histograms() ? range_end(inputs, bits) : largest;
     if (end < largest) {
       add_note(row.note, "input range ends at " +
@@ -396,6 +423,8 @@ class LayerMaker::State {
   int64_t block_ = -1;
   BlockRescaling rescaling_;
   std::optional<Group> group_;
+  // Of the last block and input group: the largest magnitude of its NVFP4 weights, 0 without.
+  std::optional<std::pair<std::pair<int64_t, InputGroup>, float>> shared_;
   std::vector<NamedTensor> rewritten_;
 };
 

@@ -28,6 +28,7 @@
 #include "src/pipeline/mixture.h"
 #include "src/pipeline/recipe.h"
 #include "src/pipeline/write_model.h"
+#include "src/quantized/float_schemes.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
@@ -246,6 +247,17 @@ std::string solver_of(const std::string& name, const SchemeChoice& scheme) {
   return name == "gptq" ? "ggml-gptq" : name;
 }
 
+// GPTQ knows integers, and the floats that have rules for their scales.
+void check_solver(const PlannedModule& module) {
+  const Scheme& scheme = *module.target.scheme;
+  const bool is_known = scheme.grid.kind != Grid::Kind::kTable || is_fp8(scheme) ||
+                        is_nvfp4(scheme) || is_mxfp4(scheme);
+  if (module.solver->name != "gptq" || is_known) return;
+  throw Error(
+      module.target.name, "gptq does not choose codes of " + describe(scheme),
+      "round to nearest (-m rtn), or choose w4a16, w8a8, nvfp4a16, mxfp4a16 or fp8-dynamic");
+}
+
 // The type, or another whose blocks divide rows of K if `may_substitute`: what was substituted is
 // added to the warnings.
 std::string fitting_type(const std::string& type, int64_t K, bool may_substitute,
@@ -284,10 +296,12 @@ PlannedModule plan_module(Plan& plan, LinearModule module,
                     .scheme = {}};
   if (choice) {
     const SchemeChoice scheme = layer_scheme(plan, module, *choice);
-    planned.target.scheme = make_scheme(scheme, plan.format->scale_type(dtype));
+    planned.target.scheme = with_nvfp4_stored(make_scheme(scheme, plan.format->scale_type(dtype)),
+                                              plan.format->name != "modelopt");
     planned.solver = &solver(solver_of(choice->solver, scheme));
     planned.rounding = &solver(solver_of("rtn", scheme));
     check_can_hold(*plan.format, planned.target);
+    check_solver(planned);
   }
   planned.module = std::move(module);
   return planned;
@@ -330,10 +344,20 @@ void check_calibration(const Plan& plan) {
   }
   if (recipe.activation_range) {
     const std::string name(range_method(*recipe.activation_range).name);
-    if (!plan.has_static_activations()) {
-      throw Error("--activation-range " + name, "no layer has static activations",
+    if (!plan.has_searched_ranges()) {
+      throw Error("--activation-range " + name, "no layer has static activations in integers",
                   "leave it out, or choose --scheme w8a8-static");
     }
+  }
+  const bool smooths = std::ranges::find(plan.transforms, "smoothquant") != plan.transforms.end();
+  for (const PlannedModule& m : plan.modules) {
+    const bool has_floats =
+        m.target.scheme && m.target.scheme->activations && m.target.scheme->activations->is_float;
+    if (!smooths || !has_floats) continue;
+    throw Error(
+        m.target.name,
+        "smoothquant is for integer activations, not " + describe(*m.target.scheme->activations),
+        "floats need no smoothing: choose rtn or awq");
   }
   if (recipe.is_calibrated() && !needed && !uses(Needs::kImportance)) {
     throw Error(recipe.statistics.empty() ? "--dataset" : "--stats",
@@ -412,6 +436,13 @@ bool Plan::has_static_activations() const {
   return std::any_of(modules.begin(), modules.end(), [](const PlannedModule& m) {
     return m.target.scheme && m.target.scheme->activations &&
            !m.target.scheme->activations->dynamic;
+  });
+}
+
+bool Plan::has_searched_ranges() const {
+  return std::any_of(modules.begin(), modules.end(), [](const PlannedModule& m) {
+    return m.target.scheme && m.target.scheme->activations &&
+           !m.target.scheme->activations->dynamic && !m.target.scheme->activations->is_float;
   });
 }
 

@@ -53,6 +53,8 @@ struct Plan {
   std::vector<std::string> warnings;
 
   bool has_static_activations() const;
+  // Static activations in integers: those in floats need no range but the largest magnitude.
+  bool has_searched_ranges() const;
 };
 
 // Throws Error naming the module for what the format cannot hold, for patterns that match nothing,

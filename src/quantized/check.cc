@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "src/quantized/blocks.h"
+#include "src/quantized/float_schemes.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
@@ -196,14 +197,22 @@ void check_codebooks(const QuantizedLinear& q, const std::string& where) {
 }
 
 void check_activation_scheme(const ActivationScheme& scheme, const std::string& where) {
-  if (scheme.bits < 2 || scheme.bits > 8 || (scheme.is_float && scheme.bits != 8)) {
+  const bool is_e2m1 = scheme.is_float && scheme.bits == 4;
+  if (scheme.bits < 2 || scheme.bits > 8 || (scheme.is_float && scheme.bits != 8 && !is_e2m1)) {
     throw Error(where, text(scheme.bits) + (scheme.is_float ? "-bit floats" : "-bit integers"),
-                "expected integers of 2 to 8 bits or floats of 8");
+                "expected integers of 2 to 8 bits or floats of 4 or 8");
   }
-  if (!scheme.dynamic && scheme.per_token) {
+  if (!scheme.dynamic && scheme.per_token && !is_e2m1) {
     throw Error(where, "stored scales per token: tokens are known only at run time");
   }
   if (scheme.is_float && !scheme.symmetric) throw Error(where, "float levels with a zero point");
+  const int64_t expected = !is_e2m1 ? scheme.columns : scheme.dynamic ? kMxfp4Group : kNvfp4Group;
+  const bool has_groups = scheme.columns != kAll;
+  if (scheme.columns != expected || (has_groups && !(scheme.is_float && scheme.per_token)) ||
+      (has_groups && scheme.columns < 1)) {
+    throw Error(where, describe(scheme),
+                "floats by token have scales of 128 columns, or of 32 (MXFP4) or 16 (NVFP4)");
+  }
 }
 
 void check_activations(const QuantizedLinear& q, const std::string& where) {

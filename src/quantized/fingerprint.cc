@@ -1,8 +1,10 @@
 #include <xxhash.h>
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <new>
 #include <optional>
@@ -16,6 +18,8 @@
 
 namespace nibble {
 namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // XXH3-128 of a sequence of values; arrays go in with their length, so that neighbours cannot
 // exchange bytes unnoticed.
@@ -63,7 +67,9 @@ void add(Hash& hash, const Grid& grid) {
   hash.number(grid.bits);
   hash.number(grid.lowest);
   hash.bytes(std::as_bytes(std::span(grid.name)));
-  hash.array(grid.table);
+  std::vector<float> table = grid.table;  // equal tables may differ in the sign of zero and of NaN
+  for (float& level : table) level = std::isnan(level) ? kNan : level + 0.F;
+  hash.array(table);
 }
 
 void add(Hash& hash, const std::optional<Parameter>& parameter, const ParameterValues& values) {
@@ -91,6 +97,8 @@ void add(Hash& hash, const std::optional<ActivationScheme>& activations) {
   hash.number(activations->dynamic);
   hash.number(activations->per_token);
   hash.number(activations->is_float);
+  hash.number(activations->columns);
+  hash.number(activations->divides);
 }
 
 }  // namespace

@@ -1,17 +1,17 @@
 // y[t, n] = s_t sum_k (q[t, k] - z_t) W[n, k], with x[t, k] ~ (q[t, k] - z_t) s_t quantized to
-// integers or FP8. Dynamic scales follow the rule of the weights (src/quantized/range_rule.h, row
-// "nibble") over a token or the whole of x; FP8: s = absmax / 448, q = x / s in E4M3. A zero s
-// becomes 1.
+// integers. Dynamic scales follow the rule of the weights (src/quantized/range_rule.h, row
+// "nibble") over a token or the whole of x; a zero s becomes 1. Floating-point activations are
+// rounded (src/quantized/float_inputs.h), the rest is a product in float64.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "src/quantized/float_inputs.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
-#include "src/tensor/dtype.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
@@ -35,7 +35,6 @@ InputRule dynamic_rule(ConstMatrixRef x, const ActivationScheme& scheme) {
   const float high = std::max(x.maxCoeff(), 0.f);
   const float largest = std::max(-low, high);
   if (largest == 0.f) return {};
-  if (scheme.is_float) return {.scale = largest / largest_finite(Dtype::kF8E4M3)};
   if (scheme.symmetric) return {.scale = largest / (0.5f * input_steps(scheme))};
   const float scale = (high - low) / input_steps(scheme);
   const float zero = std::clamp(std::nearbyint(-low / scale), 0.f, input_steps(scheme));
@@ -51,7 +50,6 @@ InputRule static_rule(const QuantizedLinear& q) {
 
 // q - z of one value, exact in float.
 float quantize_input(float x, const InputRule& rule, const ActivationScheme& scheme) {
-  if (scheme.is_float) return round_to(x / rule.scale, Dtype::kF8E4M3);
   const float low = lowest_input(scheme);
   const float level = std::nearbyint(x / rule.scale) + rule.zero;
   return std::clamp(level, low, low + input_steps(scheme)) - rule.zero;
@@ -81,6 +79,9 @@ Matrix plain_matmul(ConstMatrixRef x, const QuantizedLinear& q) {
 Matrix quantized_matmul_reference(ConstMatrixRef x, const QuantizedLinear& q) {
   if (!q.scheme.activations) return plain_matmul(x, q);
   const ActivationScheme& scheme = *q.scheme.activations;
+  if (scheme.is_float) {
+    return plain_matmul(rounded_inputs(x, scheme, scheme.dynamic ? 1.f : static_rule(q).scale), q);
+  }
   Matrix integers(x.rows(), x.cols());
   std::vector<float> scales(static_cast<size_t>(x.rows()));
   for (int64_t t = 0; t < x.rows(); ++t) {

@@ -1,5 +1,7 @@
 #include "src/quantized/scheme.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -55,13 +57,6 @@ std::string describe_blocks(const Blocking& blocking) {
   return "block " + std::to_string(blocking.rows) + "x" + width;
 }
 
-std::string describe_activations(const ActivationScheme& activations) {
-  return (activations.is_float ? "fp" : "int") + std::to_string(activations.bits) +
-         (activations.dynamic ? " dynamic" : " static") +
-         (activations.per_token ? " per token" : " per tensor") +
-         (activations.symmetric ? "" : " asymmetric") + " activations";
-}
-
 std::string describe_second_level(const Scheme& scheme) {
   for (const auto* parameter : {&scheme.scale, &scheme.zero, &scheme.minimum}) {
     if (!*parameter || !(*parameter)->second) continue;
@@ -73,6 +68,12 @@ std::string describe_second_level(const Scheme& scheme) {
 }
 
 }  // namespace
+
+bool Grid::operator==(const Grid& other) const {
+  const auto same = [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+  return kind == other.kind && bits == other.bits && lowest == other.lowest && name == other.name &&
+         std::ranges::equal(table, other.table, same);
+}
 
 Scheme integer_scheme(int bits, int64_t group_size, bool symmetric, Dtype scale_type,
                       bool per_tensor) {
@@ -126,6 +127,15 @@ double bits_per_weight(const Scheme& scheme, int64_t N, int64_t K, bool has_colu
   return bits / weights;
 }
 
+std::string describe(const ActivationScheme& activations) {
+  const std::string columns =
+      activations.columns == kAll ? "" : " g" + std::to_string(activations.columns);
+  return (activations.is_float ? "fp" : "int") + std::to_string(activations.bits) +
+         (activations.dynamic ? " dynamic" : " static") +
+         (activations.per_token ? " per token" : " per tensor") + columns +
+         (activations.symmetric ? "" : " asymmetric") + " activations";
+}
+
 std::string describe(const Scheme& scheme) {
   const Grid& grid = scheme.grid;
   std::string text = describe_levels(grid);
@@ -140,7 +150,7 @@ std::string describe(const Scheme& scheme) {
     text.append(scheme.symmetric() ? " symmetric" : " asymmetric");
   }
   text.append(describe_second_level(scheme));
-  if (scheme.activations) text.append(", ").append(describe_activations(*scheme.activations));
+  if (scheme.activations) text.append(", ").append(describe(*scheme.activations));
   return text;
 }
 

@@ -32,7 +32,8 @@ struct Grid {
   std::string name = {};          // kTable: "nf4", "fp4", "e2m1", "e4m3"
   std::vector<float> table = {};  // kTable: [2^bits]
 
-  bool operator==(const Grid&) const = default;
+  // Tables are equal by value: the NaN of E4M3 equals itself, -0 equals 0.
+  bool operator==(const Grid& other) const;
 };
 
 // Which weights share parameters: blocks of rows x columns, the last ones may be short (ragged),
@@ -67,13 +68,15 @@ struct Parameter {
   bool operator==(const Parameter&) const = default;
 };
 
-// Quantized activations of the linear's input.
+// Quantized activations of the linear's input. Floats: src/quantized/float_inputs.h.
 struct ActivationScheme {
   int bits = 8;
   bool symmetric = true;
-  bool dynamic = true;    // false: QuantizedLinear::input_scale (and input_zero) are stored
-  bool per_token = true;  // false: one scale for the tensor
-  bool is_float = false;  // FP8 E4M3 instead of integers
+  bool dynamic = true;     // false: QuantizedLinear::input_scale (and input_zero) are stored
+  bool per_token = true;   // false: one scale for the tensor
+  bool is_float = false;   // E4M3 (8 bits) or E2M1 (4 bits) instead of integers
+  int64_t columns = kAll;  // floats per token: columns that share a scale
+  bool divides = false;  // NVFP4: a scale is E4M3 / stored (compressed-tensors), not E4M3 * stored
 
   bool operator==(const ActivationScheme&) const = default;
 };
@@ -109,5 +112,7 @@ double bits_per_weight(const Scheme& scheme, int64_t N, int64_t K, bool has_colu
 
 // "int4 g128 asymmetric", "int8 per channel symmetric", "nf4 block 64, double-quantized".
 std::string describe(const Scheme& scheme);
+// "fp8 dynamic per token activations".
+std::string describe(const ActivationScheme& activations);
 
 }  // namespace nibble

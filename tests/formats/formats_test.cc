@@ -15,6 +15,7 @@
 #include "formats/checkpoint_writer.h"
 #include "formats/format.h"
 #include "formats/json.h"
+#include "src/quantized/float_schemes.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
@@ -63,6 +64,26 @@ std::vector<Case> cases() {
       }
     }
   }
+  for (const Dtype scale : {Dtype::kF16, Dtype::kBF16, Dtype::kF32}) {
+    for (const Blocking& blocking : {Blocking{}, Blocking{.rows = kAll, .columns = kAll},
+                                     Blocking{.rows = 128, .columns = 128}}) {
+      Scheme scheme = fp8_scheme(blocking, scale);
+      all.push_back({scheme, {{64, 128}, {200, 300}, {3, 70}}});
+      scheme.activations = {.is_float = true};
+      all.push_back({scheme, {{64, 128}, {200, 300}, {3, 70}}});
+      scheme.activations->columns = 128;
+      all.push_back({scheme, {{64, 128}, {200, 300}, {3, 70}}});
+      scheme.activations = {.dynamic = false, .per_token = false, .is_float = true};
+      all.push_back({scheme, {{64, 128}, {200, 300}, {3, 70}}});
+    }
+  }
+  for (const bool divides : {true, false}) {
+    Scheme scheme = nvfp4_scheme(divides);
+    all.push_back({scheme, {{64, 128}, {3, 48}, {3, 70}}});
+    scheme.activations = {
+        .bits = 4, .dynamic = false, .is_float = true, .columns = kNvfp4Group, .divides = divides};
+    all.push_back({scheme, {{64, 128}, {3, 48}, {3, 70}}});
+  }
   for (const GgmlScheme& row : ggml_schemes()) {
     all.push_back({row.scheme, {{64, 256}, {3, 512}, {5, 768}, {3, 96}, {3, 70}}});
   }
@@ -73,9 +94,15 @@ std::vector<Case> cases() {
 QuantizedLinear usual_layer(const Format& row, int64_t N, int64_t K) {
   const bool is_table = row.name == "bitsandbytes";
   const Scheme integers = integer_scheme(4, 32, false, Dtype::kF16);
-  const Scheme held = is_table             ? nf4_scheme(64, true)
-                      : row.name == "gguf" ? ggml_scheme("q4_0")->scheme
-                                           : integers;
+  Scheme fp8 = fp8_scheme({.rows = kAll, .columns = kAll}, Dtype::kF32);
+  fp8.activations = {.is_float = true};
+  Scheme nvfp4 = nvfp4_scheme(false);
+  nvfp4.activations = {.bits = 4, .dynamic = false, .is_float = true, .columns = kNvfp4Group};
+  const Scheme held = is_table                 ? nf4_scheme(64, true)
+                      : row.name == "fp8"      ? fp8
+                      : row.name == "modelopt" ? nvfp4
+                      : row.name == "gguf"     ? ggml_scheme("q4_0")->scheme
+                                               : integers;
   return random_layer(held, N, K, 5);
 }
 
@@ -158,8 +185,9 @@ TEST(Formats, WhatIsNotRefusedComesBackBitForBit) {
         ASSERT_EQ(fingerprint(back), fingerprint(layer.q)) << name_of(row, layer);
       }
     }
-    const bool is_awq = row.name.starts_with("awq") || row.name == "tinychat";
-    EXPECT_GE(held, is_awq ? 6U : 40U) << row.name;
+    const bool is_narrow =
+        row.name.starts_with("awq") || row.name == "tinychat" || row.name == "fp8";
+    EXPECT_GE(held, row.name == "modelopt" ? 4U : is_narrow ? 6U : 40U) << row.name;
   }
 }
 
@@ -297,9 +325,9 @@ TEST(Formats, WhatIsNotReadYetIsNamed) {
   };
   EXPECT_THAT(error_of(R"({"quant_method": "bitsandbytes"})"),
               HasSubstr("quant_method 'bitsandbytes': not read yet"));
-  EXPECT_THAT(error_of(R"({"quant_method": "fp8"})"), HasSubstr("'fp8'"));
-  EXPECT_THAT(error_of(R"({"quant_method": "compressed-tensors", "format": "float-quantized"})"),
-              HasSubstr("format 'float-quantized'"));
+  EXPECT_THAT(error_of(R"({"quant_method": "hqq"})"), HasSubstr("'hqq'"));
+  EXPECT_THAT(error_of(R"({"quant_method": "compressed-tensors", "format": "marlin-24"})"),
+              HasSubstr("format 'marlin-24'"));
   EXPECT_THAT(error_of(R"({"quant_method": "awq", "version": "Marlin", "bits": 4})"),
               HasSubstr("version 'marlin'"));
   EXPECT_THAT(error_of(R"({"quant_method": "gptq", "checkpoint_format": "marlin"})"),
@@ -308,14 +336,15 @@ TEST(Formats, WhatIsNotReadYetIsNamed) {
               HasSubstr("'gptq'"));
   EXPECT_THAT(error_of(R"({"quant_method": 7})"), HasSubstr("not read yet"));
   EXPECT_THAT(error_of(R"({"quant_method": "mxfp4"})"),
-              HasSubstr("gptq (v1 and v2), awq (gemm, gemv, gemv_fast, llm-awq), bitsandbytes"));
+              HasSubstr("awq (gemm, gemv, gemv_fast, llm-awq), bitsandbytes, fp8"));
 }
 
 TEST(Formats, StandInTheOrderShownToUsers) {
   std::vector<std::string> names;
   for (const Format& row : formats()) names.emplace_back(row.name);
-  EXPECT_THAT(names, ElementsAre("compressed-tensors", "gptq", "awq", "awq-gemv", "awq-gemv-fast",
-                                 "tinychat", "bitsandbytes", "gguf", "nibble", "dense"));
+  EXPECT_THAT(
+      names, ElementsAre("compressed-tensors", "gptq", "awq", "awq-gemv", "awq-gemv-fast",
+                         "tinychat", "bitsandbytes", "fp8", "modelopt", "gguf", "nibble", "dense"));
 }
 
 // A module both dense and quantized, or with a part missing, is refused by each.
@@ -326,12 +355,14 @@ TEST(Formats, IncompleteAndDoubleModulesAreErrors) {
     const Stored whole = stored(row, q);
     EXPECT_EQ(decode_error(row, whole.config, whole.tensors, q.N, q.K), "") << row.name;
     for (const NamedTensor& part : whole.tensors) {
-      if (part.name == "m.g_idx") continue;  // may be absent
+      if (part.name == "m.g_idx") continue;                                  // may be absent
+      if (row.name == "modelopt" && part.name == "m.input_scale") continue;  // likewise
       Stored missing = whole;
       missing.remove(part.name);
       EXPECT_NE(decode_error(row, missing.config, missing.tensors, q.N, q.K), "") << part.name;
     }
-    if (row.name == "bitsandbytes") continue;  // its codes bear the name of the dense weight
+    // Whose codes bear the name of the dense weight.
+    if (row.name == "bitsandbytes" || row.name == "fp8" || row.name == "modelopt") continue;
     Stored twice = whole;
     twice.tensors.push_back({"m.weight", Tensor::allocate(Dtype::kF16, {q.N, q.K})});
     EXPECT_THAT(decode_error(row, twice.config, twice.tensors, q.N, q.K),
@@ -354,6 +385,8 @@ TEST(Formats, WrongShapesAndTypesAreNamed) {
       EXPECT_THAT(decode_error(row, broken.config, broken.tensors, q.N, q.K),
                   HasSubstr("'" + part.name + "': shape [3, 5]"))
           << row.name;
+      const bool says_what_it_is = part.name == "m.weight" && row.name != "bitsandbytes";
+      if (says_what_it_is) continue;  // a dense weight, in another type
       broken.at(part.name) = Tensor::allocate(Dtype::kF64, part.tensor.shape());
       EXPECT_THAT(decode_error(row, broken.config, broken.tensors, q.N, q.K),
                   HasSubstr("'" + part.name + "': F64, expected"))
@@ -368,6 +401,8 @@ TEST(Formats, NotANumberInAScaleIsAnError) {
     if (row.name == "dense") continue;
     if (row.name == "bitsandbytes") continue;  // scales in F32: formats/bitsandbytes_test.cc
     if (row.name == "gguf") continue;          // scales in blocks: formats/gguf_blocks_test.cc
+    if (row.name == "fp8") continue;           // scales in F32: formats/fp8_test.cc
+    if (row.name == "modelopt") continue;      // likewise
     Stored broken = stored(row, q);
     for (NamedTensor& part : broken.tensors) {
       if (part.tensor.dtype() != Dtype::kF16) continue;

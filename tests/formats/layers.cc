@@ -1,6 +1,7 @@
 #include "tests/formats/layers.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -81,6 +82,9 @@ QuantizedLinear random_layer(const Scheme& scheme, int64_t N, int64_t K, uint32_
   q.K = K;
   q.codes = random_integers(Dtype::kU8, scheme.grid.bits, N * K, random);
   q.codes = Tensor::copy_of(Dtype::kU8, {N, K}, q.codes.values<uint8_t>());
+  for (uint8_t& code : q.codes.mutable_values<uint8_t>()) {
+    if (!scheme.grid.table.empty() && std::isnan(scheme.grid.table[code])) code = 0;
+  }
   const int64_t blocks = block_count(scheme.blocking, N, K);
   q.scale = random_values(scheme.scale, blocks, N, random);
   q.zero = random_values(scheme.zero, blocks, N, random);

@@ -256,8 +256,14 @@ TEST(Check, CodebooksAreFinite) {
 TEST(Check, ActivationsArePossible) {
   expect_broken("9-bit integers",
                 [](QuantizedLinear& q) { q.scheme.activations = ActivationScheme{.bits = 9}; });
-  expect_broken("4-bit floats", [](QuantizedLinear& q) {
+  expect_broken("6-bit floats", [](QuantizedLinear& q) {
+    q.scheme.activations = ActivationScheme{.bits = 6, .is_float = true};
+  });
+  expect_broken("floats by token have scales of 128 columns", [](QuantizedLinear& q) {
     q.scheme.activations = ActivationScheme{.bits = 4, .is_float = true};
+  });
+  expect_broken("floats by token have scales of 128 columns", [](QuantizedLinear& q) {
+    q.scheme.activations = ActivationScheme{.columns = 128};
   });
   expect_broken("stored scales per token", [](QuantizedLinear& q) {
     q.scheme.activations = ActivationScheme{.dynamic = false};

@@ -72,6 +72,8 @@ TEST(Fingerprint, EveryPartCounts) {
       {"dynamic", [](auto& q) { q.scheme.activations->dynamic = true; }},
       {"per token", [](auto& q) { q.scheme.activations->per_token = true; }},
       {"float activations", [](auto& q) { q.scheme.activations->is_float = true; }},
+      {"activation columns", [](auto& q) { q.scheme.activations->columns = 32; }},
+      {"activation scale", [](auto& q) { q.scheme.activations->divides = true; }},
       {"codes",
        [](auto& q) {
          q.codes = Tensor::allocate(Dtype::kU8, {4, 40});

@@ -4,6 +4,7 @@
                                               compressed-tensors, accelerate; CASE: only those whose name has it
 
 nll      over 16 windows of 512 ids: the peer's forward pass against `nibble evaluate` of the same folder, 1e-4 relative
+         (FP4: the peer rounds its weights to BF16, so that it is run on our dense BF16 weights too: the same there)
 logits   the peer's model against the same model from `nibble export -f dense`, 1e-3
 weights  where the peer keeps no float32 path: transformers 5.23 refuses its own asymmetric files unless dequantize=True,
          which rounds code - zero times scale to the scale's type; then the dense export is of that type, bit for bit
@@ -40,6 +41,20 @@ CASES = [
     ("qwen2-tied F32 W4 g16 symmetric", TINY / "qwen2-tied", ["-b", 4, "-g", 16, "--symmetric"]),
 ]
 
+CALIBRATION = ["-d", TEXT, "--seq-len", 256, "--samples", 8]
+# name, model, options of quantize, whether activations are quantized
+FLOATS = [
+    ("bookworm FP8 dynamic", MODEL, ["--scheme", "fp8-dynamic"], True),
+    ("bookworm FP8 static", MODEL, ["--scheme", "fp8", "-m", "rtn", *CALIBRATION], True),
+    ("bookworm FP8 block", MODEL, ["--scheme", "fp8-block", "-f", "compressed-tensors"], True),
+    ("bookworm NVFP4A16", MODEL, ["--scheme", "nvfp4a16"], False),
+    ("bookworm NVFP4", MODEL, ["--scheme", "nvfp4", "-m", "rtn", *CALIBRATION], True),
+    ("bookworm MXFP4A16", MODEL, ["--scheme", "mxfp4a16"], False),
+    ("qwen3 BF16 FP8 dynamic", TINY / "qwen3", ["--scheme", "fp8-dynamic"], True),
+    ("llama-biases F16 NVFP4A16", TINY / "llama-biases", ["--scheme", "nvfp4a16"], False),
+    ("qwen3 BF16 MXFP4A16", TINY / "qwen3", ["--scheme", "mxfp4a16"], False),
+]
+
 
 def load(folder, dequantize=False):
     config = transformers.CompressedTensorsConfig(dequantize=dequantize)
@@ -73,6 +88,25 @@ def check(score, name, model, options, ids, folder):
     score.check(f"{name}: weights", len(same) == len(mine), f"{len(same)} of {len(mine)} tensors equal bit for bit ({dtype})")
 
 
+def check_floats(score, name, model, options, has_inputs, ids, folder):
+    length = LENGTH if model == MODEL else 128
+    np.save(folder / "ids.npy", ids[:WINDOWS * LENGTH])
+    windows = windows_of(ids, length, WINDOWS)
+    nibble("quantize", model, "-o", folder / "quantized", *options)
+    ours = nibble("evaluate", folder / "quantized", "-d", folder / "ids.npy", "--seq-len", length,
+                  "--limit", windows.size)["nll"]
+    peer = load(folder / "quantized")
+    theirs = nll_of_windows(peer, windows).mean()
+    if "FP4" not in name or has_inputs:
+        score.relative(f"{name}: nll", ours, theirs, 1e-4 if "FP4" not in name else 1e-3)
+        return
+    score.relative(f"{name}: nll", ours, theirs, 1e-3)
+    nibble("export", folder / "quantized", "-f", "dense", "--dtype", "bf16", "-o", folder / "dense")
+    dense = transformers.AutoModelForCausalLM.from_pretrained(folder / "dense", dtype="float32").eval()
+    theirs_dense = nll_of_windows(dense, windows).mean()
+    score.relative(f"{name}: nll of our BF16 weights", theirs_dense, theirs, 1e-6)
+
+
 def main():
     text = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else TEXT
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
@@ -83,6 +117,11 @@ def main():
     for name, model, options in chosen:
         with tempfile.TemporaryDirectory() as folder:
             check(score, name, model, options, ids_of_text if model == MODEL else tiny_ids, pathlib.Path(folder))
+    for name, model, options, has_inputs in FLOATS:
+        if sys.argv[2:] == [] or sys.argv[2] in name:
+            with tempfile.TemporaryDirectory() as folder:
+                check_floats(score, name, model, options, has_inputs, ids_of_text if model == MODEL else tiny_ids,
+                             pathlib.Path(folder))
     score.exit()
 
 
