@@ -1,6 +1,5 @@
 #include "src/quantized/ggml_symmetric.h"
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
