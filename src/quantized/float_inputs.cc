@@ -18,13 +18,15 @@
 namespace nibble {
 namespace {
 
+constexpr float kZeroLocal = 0.125F;  // instead of 0, as of weights
+
 // Scale of the values of a token that share one; `input_scale` as stored.
 float scale_of(float largest, const ActivationScheme& scheme, float input_scale) {
   if (scheme.bits == 8) return scheme.dynamic ? largest / kLargestE4m3 : input_scale;
   if (scheme.dynamic) return f8_to_float(mxfp4_exponent(largest), Dtype::kF8E8M0);
   const float global = scheme.divides ? input_scale : 1.F / input_scale;
-  const float local =
-      round_to(std::min(global * (largest / kLargestE2m1), kLargestE4m3), Dtype::kF8E4M3);
+  float local = round_to(std::min(global * (largest / kLargestE2m1), kLargestE4m3), Dtype::kF8E4M3);
+  if (local == 0.F) local = kZeroLocal;
   return scheme.divides ? local / input_scale : local * input_scale;
 }
 

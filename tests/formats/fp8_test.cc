@@ -29,7 +29,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-const Format& fp8() { return format("fp8"); }
+const Format& fp8_format() { return format("fp8"); }
 
 // A slice of a published checkpoint and what its reference library makes of it.
 struct Golden {
@@ -83,7 +83,7 @@ TEST(Fp8, FineGrainedCheckpointOfOthers) {
   const Golden golden = read_golden("exaone_fine_grained.bin");
   ASSERT_EQ(golden.scheme, 0U);
   expect_weights(
-      golden, fp8(),
+      golden, fp8_format(),
       {{"quant_method", "fp8"},
        {"activation_scheme", "dynamic"},
        {"weight_block_size", {128, 128}}},
@@ -96,7 +96,7 @@ TEST(Fp8, PerTensorCheckpointOfOthers) {
   ASSERT_EQ(golden.scheme, 1U);
   const float input = 0.5F;
   for (const Shape& shape : {Shape{}, Shape{1}}) {
-    expect_weights(golden, fp8(), {{"quant_method", "fp8"}, {"activation_scheme", "static"}},
+    expect_weights(golden, fp8_format(), {{"quant_method", "fp8"}, {"activation_scheme", "static"}},
                    {{"m.weight", golden.weight},
                     {"m.weight_scale", shaped(golden.scale, shape)},
                     {"m.input_scale", Tensor::copy_of(Dtype::kF32, shape, std::span(&input, 1))}});
@@ -107,7 +107,7 @@ TEST(Fp8, PerChannelCheckpointOfOthers) {
   NIBBLE_NEEDS_TEST_DATA();
   const Golden golden = read_golden("llama_dynamic_per_channel.bin");
   ASSERT_EQ(golden.scheme, 2U);
-  expect_weights(golden, fp8(), {{"quant_method", "fbgemm_fp8"}},
+  expect_weights(golden, fp8_format(), {{"quant_method", "fbgemm_fp8"}},
                  {{"m.weight", golden.weight}, {"m.weight_scale", shaped(golden.scale, {256, 1})}});
   const std::string group = R"({"quant_method": "compressed-tensors", "format": "float-quantized",
       "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 8,
@@ -131,7 +131,7 @@ TEST(Fp8, WorkedExample) {
   W(0, 1) = -0.1F;
   W(129, 255) = 0.875F;
   const QuantizedLinear q = quantize_to_floats(W, block_scheme(), 0.F, "m").q;
-  Stored s = stored(fp8(), q);
+  Stored s = stored(fp8_format(), q);
   const auto scales = s.at("m.weight_scale_inv").values<float>();
   EXPECT_EQ(s.at("m.weight_scale_inv").shape(), (Shape{2, 2}));
   EXPECT_EQ(scales[0], 0x1p-6F);
@@ -149,21 +149,21 @@ TEST(Fp8, BlocksAndTensorsComeBack) {
   fixed.activations = {.dynamic = false, .per_token = false, .is_float = true};
   for (const Scheme& scheme : {block_scheme(), tensor, fixed}) {
     const QuantizedLinear q = random_layer(scheme, 200, 300, 3);
-    EXPECT_EQ(fp8().refusal(module_of("m", q)), "");
-    EXPECT_EQ(fingerprint(round_trip(fp8(), q)), fingerprint(q)) << describe(scheme);
+    EXPECT_EQ(fp8_format().refusal(module_of("m", q)), "");
+    EXPECT_EQ(fingerprint(round_trip(fp8_format(), q)), fingerprint(q)) << describe(scheme);
   }
 }
 
 // Scales as powers of two, in the type for them.
 TEST(Fp8, E8m0ScalesAreRead) {
   const QuantizedLinear q = random_layer(block_scheme(), 128, 256, 4);
-  Stored s = stored(fp8(), q);
+  Stored s = stored(fp8_format(), q);
   const std::vector<uint8_t> exponents = {120, 124};
   s.at("m.weight_scale_inv") =
       Tensor::copy_of(Dtype::kF8E8M0, {1, 2}, std::span<const uint8_t>(exponents));
   const TemporaryFolder folder;
   const Checkpoint checkpoint = written(folder.path() / "model", s.config, s.tensors);
-  const QuantizedLinear back = fp8().decode(checkpoint, "m", 128, 256);
+  const QuantizedLinear back = fp8_format().decode(checkpoint, "m", 128, 256);
   EXPECT_EQ(block_parameters(back, 5, 5).scale, 0x1p-7F);
   EXPECT_EQ(block_parameters(back, 5, 200).scale, 0x1p-3F);
 }
@@ -171,18 +171,18 @@ TEST(Fp8, E8m0ScalesAreRead) {
 TEST(Fp8, TheConfigIsThatOfItsLoaders) {
   std::vector<FormatModule> modules = {dense_module("a", 128, 128), dense_module("b", 128, 128)};
   modules[0].scheme = block_scheme();
-  EXPECT_EQ(fp8().config(modules).dump(),
+  EXPECT_EQ(fp8_format().config(modules).dump(),
             R"({"quant_method":"fp8","fmt":"e4m3","activation_scheme":"dynamic",)"
             R"("weight_block_size":[128,128],"modules_to_not_convert":["b","lm_head"]})");
   modules[1].scheme = fp8_scheme({.rows = 64, .columns = 64}, Dtype::kF32);
-  EXPECT_THROW(fp8().config(modules), Error);
+  EXPECT_THROW(fp8_format().config(modules), Error);
 }
 
 TEST(Fp8, RefusalsSayWhy) {
   const auto refusal = [](const Scheme& scheme) {
     FormatModule module = dense_module("m", 128, 128);
     module.scheme = scheme;
-    return fp8().refusal(module);
+    return fp8_format().refusal(module);
   };
   EXPECT_THAT(refusal(nvfp4_scheme(true)), HasSubstr("it holds FP8, not e2m1"));
   EXPECT_THAT(refusal(fp8_scheme({}, Dtype::kF32)), HasSubstr("blocks of rows and columns"));
@@ -197,12 +197,12 @@ TEST(Fp8, RefusalsSayWhy) {
   EXPECT_THAT(refusal(scheme), HasSubstr("its loaders have no fp8 dynamic per token activations"));
   FormatModule module = dense_module("m", 128, 192);
   module.scheme = block_scheme();
-  EXPECT_THAT(fp8().caution(module), HasSubstr("multiples of a block"));
+  EXPECT_THAT(fp8_format().caution(module), HasSubstr("multiples of a block"));
 }
 
 TEST(Fp8, BrokenFilesAreErrors) {
   const QuantizedLinear q = random_layer(block_scheme(), 130, 256, 5);
-  const Stored whole = stored(fp8(), q);
+  const Stored whole = stored(fp8_format(), q);
   struct Edit {
     const char* key;
     const char* value;
@@ -219,18 +219,19 @@ TEST(Fp8, BrokenFilesAreErrors) {
                          {"activation_scheme", "3", "activation_scheme"}}) {
     Stored s = whole;
     s.config[edit.key] = Json::parse(edit.value);
-    EXPECT_THAT(decode_error(fp8(), s.config, s.tensors, 130, 256), HasSubstr(edit.message))
+    EXPECT_THAT(decode_error(fp8_format(), s.config, s.tensors, 130, 256), HasSubstr(edit.message))
         << edit.key << " " << edit.value;
   }
   Stored s = whole;
   Tensor scales = Tensor::copy_of(Dtype::kF32, {2, 2}, whole.tensors[1].tensor.values<float>());
   scales.mutable_values<uint32_t>()[2] = 0x7FC00000;
   s.at("m.weight_scale_inv") = scales;
-  EXPECT_THAT(decode_error(fp8(), s.config, s.tensors, 130, 256), HasSubstr("NaN"));
+  EXPECT_THAT(decode_error(fp8_format(), s.config, s.tensors, 130, 256), HasSubstr("NaN"));
   s = whole;
   s.remove("m.weight_scale_inv");
-  EXPECT_THAT(decode_error(fp8(), s.config, s.tensors, 130, 256), HasSubstr("m.weight_scale"));
-  EXPECT_THAT(decode_error(fp8(), whole.config, whole.tensors, 130, 255),
+  EXPECT_THAT(decode_error(fp8_format(), s.config, s.tensors, 130, 256),
+              HasSubstr("m.weight_scale"));
+  EXPECT_THAT(decode_error(fp8_format(), whole.config, whole.tensors, 130, 255),
               HasSubstr("'m.weight': shape [130, 256], expected [130, 255]"));
 }
 

@@ -34,13 +34,13 @@ using ::testing::HasSubstr;
 
 const Format& modelopt() { return format("modelopt"); }
 
-Scheme nvfp4() {
+Scheme nvfp4_with_inputs() {
   Scheme scheme = nvfp4_scheme(false);
   scheme.activations = {.bits = 4, .dynamic = false, .is_float = true, .columns = kNvfp4Group};
   return scheme;
 }
 
-Scheme fp8() {
+Scheme fp8_with_inputs() {
   Scheme scheme = fp8_scheme({.rows = kAll, .columns = kAll}, Dtype::kF32);
   scheme.activations = {.dynamic = false, .per_token = false, .is_float = true};
   return scheme;
@@ -48,7 +48,7 @@ Scheme fp8() {
 
 QuantizedLinear with_input_scale(QuantizedLinear q) {
   const float scale = 0.25F;
-  q.scheme = nvfp4();
+  q.scheme = nvfp4_with_inputs();
   q.input_scale = Tensor::copy_of(Dtype::kF32, {1}, std::span(&scale, 1));
   return q;
 }
@@ -96,7 +96,7 @@ TEST(Modelopt, WorkedExample) {
 }
 
 TEST(Modelopt, BothKindsComeBack) {
-  for (const Scheme& scheme : {nvfp4(), fp8()}) {
+  for (const Scheme& scheme : {nvfp4_with_inputs(), fp8_with_inputs()}) {
     const QuantizedLinear q = random_layer(scheme, 24, 96, 3);
     EXPECT_EQ(modelopt().refusal(module_of("m", q)), "");
     EXPECT_EQ(fingerprint(round_trip(modelopt(), q)), fingerprint(q)) << describe(scheme);
@@ -105,7 +105,7 @@ TEST(Modelopt, BothKindsComeBack) {
 
 // Older files have no quantization_config.
 TEST(Modelopt, TheFileBesideTheConfigIsEnough) {
-  const QuantizedLinear q = random_layer(nvfp4(), 24, 96, 3);
+  const QuantizedLinear q = random_layer(nvfp4_with_inputs(), 24, 96, 3);
   const Stored s = stored(modelopt(), q);
   const TemporaryFolder folder;
   written(folder.path() / "model", nullptr, s.tensors);
@@ -120,7 +120,7 @@ TEST(Modelopt, TheFileBesideTheConfigIsEnough) {
 }
 
 TEST(Modelopt, WhatIsBesideTheWeightsIsOfTheModule) {
-  const QuantizedLinear q = random_layer(fp8(), 24, 96, 3);
+  const QuantizedLinear q = random_layer(fp8_with_inputs(), 24, 96, 3);
   Stored s = stored(modelopt(), q);
   s.tensors.push_back({"m.k_scale", Tensor::allocate(Dtype::kF32, {})});
   {
@@ -140,21 +140,21 @@ TEST(Modelopt, RefusalsSayWhy) {
     module.scheme = scheme;
     return modelopt().refusal(module);
   };
-  EXPECT_EQ(refusal(nvfp4()), "");
-  EXPECT_THAT(refusal(nvfp4(), 72), HasSubstr("K = 72"));
+  EXPECT_EQ(refusal(nvfp4_with_inputs()), "");
+  EXPECT_THAT(refusal(nvfp4_with_inputs(), 72), HasSubstr("K = 72"));
   EXPECT_THAT(refusal(nvfp4_scheme(true)), HasSubstr("multiplies, this one divides"));
   EXPECT_THAT(refusal(nvfp4_scheme(false)),
               HasSubstr("it holds e2m1 g16, double-quantized, fp4 static"));
   EXPECT_THAT(refusal(mxfp4_scheme()), HasSubstr("it holds NVFP4 and FP8, not e2m1 g32"));
   EXPECT_THAT(refusal(fp8_scheme({}, Dtype::kF32)), HasSubstr("it holds e4m3 per tensor"));
   std::vector<FormatModule> modules = {dense_module("a", 32, 64), dense_module("b", 32, 64)};
-  modules[0].scheme = nvfp4();
-  modules[1].scheme = fp8();
+  modules[0].scheme = nvfp4_with_inputs();
+  modules[1].scheme = fp8_with_inputs();
   EXPECT_THROW(modelopt().config(modules), Error);
 }
 
 TEST(Modelopt, BrokenFilesAreErrors) {
-  for (const Scheme& scheme : {nvfp4(), fp8()}) {
+  for (const Scheme& scheme : {nvfp4_with_inputs(), fp8_with_inputs()}) {
     const Stored whole = stored(modelopt(), random_layer(scheme, 32, 64, 2));
     EXPECT_NE(decode_error(modelopt(), whole.config, whole.tensors, 32, 96), "");
     EXPECT_NE(decode_error(modelopt(), whole.config, whole.tensors, 32, 40), "");

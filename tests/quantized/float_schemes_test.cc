@@ -29,7 +29,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-Matrix sequence(int64_t N, int64_t K, uint32_t seed) {
+Matrix uniform_matrix(int64_t N, int64_t K, uint32_t seed) {
   Sequence numbers(seed);
   Matrix W(N, K);
   for (int64_t i = 0; i < W.size(); ++i) W.data()[i] = numbers.uniform();
@@ -66,7 +66,7 @@ TEST(FloatSchemes, E2m1TakesTheNearestAndTheEvenOfTwo) {
 }
 
 TEST(FloatSchemes, CodesAreTheNearestToTheScaledWeight) {
-  const Matrix W = sequence(40, 96, 5);
+  const Matrix W = uniform_matrix(40, 96, 5);
   for (const Scheme& scheme :
        {fp8_scheme({}, Dtype::kF16), fp8_scheme({.rows = kAll, .columns = kAll}, Dtype::kBF16),
         fp8_scheme({.rows = 16, .columns = 32}, Dtype::kF32), nvfp4_scheme(true),
@@ -147,7 +147,8 @@ TEST(FloatSchemes, AreKnownWhateverTheirScales) {
 
 // llama.cpp's levels differ in the sign of a zero: the same layer all the same.
 TEST(FloatSchemes, EqualTablesMakeEqualFingerprints) {
-  const QuantizedLinear ours = quantize_to_floats(sequence(4, 64, 1), mxfp4_scheme(), 0.F, "m").q;
+  const QuantizedLinear ours =
+      quantize_to_floats(uniform_matrix(4, 64, 1), mxfp4_scheme(), 0.F, "m").q;
   QuantizedLinear theirs = ours;
   theirs.scheme = ggml_scheme("mxfp4")->scheme;
   EXPECT_EQ(ours.scheme, theirs.scheme);
@@ -155,7 +156,7 @@ TEST(FloatSchemes, EqualTablesMakeEqualFingerprints) {
 }
 
 TEST(FloatInputs, AllOfATensorShareAScaleOrEachTokenHasItsOwn) {
-  const Matrix x = sequence(3, 40, 9) * 5.F;
+  const Matrix x = uniform_matrix(3, 40, 9) * 5.F;
   const auto seen = [&](float value, float scale) {
     return round_to(value / scale, Dtype::kF8E4M3) * scale;
   };
