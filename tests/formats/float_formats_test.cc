@@ -34,7 +34,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-const Format& compressed_tensors() { return format("compressed-tensors"); }
+const Format& compressed_format() { return format("compressed-tensors"); }
 
 const ActivationScheme kPerToken = {.is_float = true};
 const ActivationScheme kStatic = {.dynamic = false, .per_token = false, .is_float = true};
@@ -106,7 +106,7 @@ TEST(FloatFormats, BytesAreThoseOfCompressedTensors) {
     const RoundedLinear rounded = quantize_to_floats(W, preset(name, Dtype::kF32), 0.F, "m");
     ASSERT_NO_THROW(check(rounded.q, "m"));
     for (const auto& [tensor_name, tensor] :
-         compressed_tensors().encode(module_of("m", rounded.q), rounded.q)) {
+         compressed_format().encode(module_of("m", rounded.q), rounded.q)) {
       EXPECT_EQ(crc_text(tensor.bytes()), row.at(tensor_name.substr(2))) << what << tensor_name;
     }
     const Matrix back = dequantize(rounded.q);
@@ -153,8 +153,8 @@ int page_code(const Tensor& packed, int64_t n, int64_t k) {
 TEST(FloatFormats, Nvfp4AndMxfp4AgreeWithADecoderFromThePage) {
   const QuantizedLinear nv = random_layer(nvfp4_scheme(true), 5, 64, 3);
   const QuantizedLinear mx = random_layer(mxfp4_scheme(), 5, 64, 4);
-  Stored nv_stored = stored(compressed_tensors(), nv);
-  Stored mx_stored = stored(compressed_tensors(), mx);
+  Stored nv_stored = stored(compressed_format(), nv);
+  Stored mx_stored = stored(compressed_format(), mx);
   const float global = nv_stored.at("m.weight_global_scale").values<float>()[0];
   const Matrix nv_weights = dequantize(nv);
   const Matrix mx_weights = dequantize(mx);
@@ -179,7 +179,7 @@ TEST(FloatFormats, WorkedExample) {
   W.row(0).head(4) << 6.F, -3.F, 0.3F, -0.1F;
   W(0, 16) = 12.F;
   const QuantizedLinear q = quantize_to_floats(W, nvfp4_scheme(true), 0.F, "m").q;
-  Stored s = stored(compressed_tensors(), q);
+  Stored s = stored(compressed_format(), q);
   EXPECT_EQ(s.at("m.weight_global_scale").values<float>()[0], 224.F);
   EXPECT_EQ(f8_to_float(s.at("m.weight_scale").values<uint8_t>()[0], Dtype::kF8E4M3), 224.F);
   EXPECT_EQ(f8_to_float(s.at("m.weight_scale").values<uint8_t>()[1], Dtype::kF8E4M3), 448.F);
@@ -198,8 +198,8 @@ TEST(FloatFormats, EveryKindComesBack) {
       for (const Scheme& each :
            {scheme, with(scheme, kPerToken), with(scheme, kStatic), with(scheme, kGroups128)}) {
         const QuantizedLinear q = random_layer(each, 40, 64, 7);
-        EXPECT_EQ(compressed_tensors().refusal(module_of("m", q)), "") << describe(each);
-        EXPECT_EQ(fingerprint(round_trip(compressed_tensors(), q)), fingerprint(q))
+        EXPECT_EQ(compressed_format().refusal(module_of("m", q)), "") << describe(each);
+        EXPECT_EQ(fingerprint(round_trip(compressed_format(), q)), fingerprint(q))
             << describe(each);
       }
     }
@@ -208,8 +208,8 @@ TEST(FloatFormats, EveryKindComesBack) {
        {nvfp4_scheme(true), with(nvfp4_scheme(true), kNvfp4Inputs), mxfp4_scheme(),
         with(mxfp4_scheme(), kMxfp4Inputs), with(mxfp4_scheme(), kGroups128)}) {
     const QuantizedLinear q = random_layer(scheme, 5, 96, 8);
-    EXPECT_EQ(compressed_tensors().refusal(module_of("m", q)), "") << describe(scheme);
-    EXPECT_EQ(fingerprint(round_trip(compressed_tensors(), q)), fingerprint(q)) << describe(scheme);
+    EXPECT_EQ(compressed_format().refusal(module_of("m", q)), "") << describe(scheme);
+    EXPECT_EQ(fingerprint(round_trip(compressed_format(), q)), fingerprint(q)) << describe(scheme);
   }
 }
 
@@ -218,7 +218,7 @@ TEST(FloatFormats, RefusalsSayWhy) {
     FormatModule module = dense_module("m", 32, K);
     module.scheme = scheme;
     module.has_column_groups = groups;
-    return compressed_tensors().refusal(module);
+    return compressed_format().refusal(module);
   };
   const Scheme fp8 = fp8_scheme({}, Dtype::kF16);
   EXPECT_THAT(refusal(fp8_scheme({.columns = 32}, Dtype::kF16)), "");
@@ -235,7 +235,7 @@ TEST(FloatFormats, RefusalsSayWhy) {
 
 TEST(FloatFormats, TheConfigsAreThoseOfTheLibrary) {
   const auto group = [](const Scheme& scheme) {
-    return stored(compressed_tensors(), random_layer(scheme, 32, 128, 1))
+    return stored(compressed_format(), random_layer(scheme, 32, 128, 1))
         .config.at("config_groups")
         .at("group_0");
   };
@@ -266,16 +266,16 @@ TEST(FloatFormats, TheConfigsAreThoseOfTheLibrary) {
 // FP8 weights alone are "naive-quantized" to the library.
 TEST(FloatFormats, NaiveQuantizedIsTheSame) {
   const QuantizedLinear q = random_layer(fp8_scheme({}, Dtype::kBF16), 32, 64, 9);
-  Stored s = stored(compressed_tensors(), q);
+  Stored s = stored(compressed_format(), q);
   s.config["format"] = "naive-quantized";
   s.config["config_groups"]["group_0"]["format"] = "naive-quantized";
-  EXPECT_EQ(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64), "");
+  EXPECT_EQ(decode_error(compressed_format(), s.config, s.tensors, 32, 64), "");
   const TemporaryFolder folder;
   const Checkpoint checkpoint = written(folder.path() / "model", s.config, s.tensors);
-  EXPECT_EQ(fingerprint(compressed_tensors().decode(checkpoint, "m", 32, 64)), fingerprint(q));
+  EXPECT_EQ(fingerprint(compressed_format().decode(checkpoint, "m", 32, 64)), fingerprint(q));
 }
 
-struct Edit {
+struct ConfigEdit {
   std::string pointer;
   const char* value;
   const char* message;
@@ -284,12 +284,12 @@ struct Edit {
 TEST(FloatFormats, ConfigsOfOthers) {
   const std::string weights = "/config_groups/group_0/weights";
   const std::string inputs = "/config_groups/group_0/input_activations";
-  const auto expect_errors = [](const Scheme& scheme, const std::vector<Edit>& edits) {
+  const auto expect_errors = [](const Scheme& scheme, const std::vector<ConfigEdit>& edits) {
     const QuantizedLinear q = random_layer(scheme, 32, 64, 1);
-    for (const Edit& edit : edits) {
-      Stored s = stored(compressed_tensors(), q);
+    for (const ConfigEdit& edit : edits) {
+      Stored s = stored(compressed_format(), q);
       s.config[Json::json_pointer(edit.pointer)] = Json::parse(edit.value);
-      const std::string error = decode_error(compressed_tensors(), s.config, s.tensors, 32, 64);
+      const std::string error = decode_error(compressed_format(), s.config, s.tensors, 32, 64);
       if (*edit.message == '\0') {
         EXPECT_EQ(error, "") << edit.pointer << " " << edit.value;
       } else {
@@ -329,17 +329,17 @@ TEST(FloatFormats, BrokenFilesAreErrors) {
   for (const Scheme& scheme : {with(fp8_scheme({}, Dtype::kF16), kStatic),
                                with(nvfp4_scheme(true), kNvfp4Inputs), mxfp4_scheme()}) {
     const QuantizedLinear q = random_layer(scheme, 32, 64, 2);
-    const Stored whole = stored(compressed_tensors(), q);
-    EXPECT_NE(decode_error(compressed_tensors(), whole.config, whole.tensors, 32, 96), "");
-    EXPECT_NE(decode_error(compressed_tensors(), whole.config, whole.tensors, 32, 40), "");
+    const Stored whole = stored(compressed_format(), q);
+    EXPECT_NE(decode_error(compressed_format(), whole.config, whole.tensors, 32, 96), "");
+    EXPECT_NE(decode_error(compressed_format(), whole.config, whole.tensors, 32, 40), "");
     for (const NamedTensor& part : whole.tensors) {
       Stored broken = whole;
       broken.remove(part.name);
-      EXPECT_NE(decode_error(compressed_tensors(), broken.config, broken.tensors, 32, 64), "")
+      EXPECT_NE(decode_error(compressed_format(), broken.config, broken.tensors, 32, 64), "")
           << part.name;
       broken = whole;
       broken.at(part.name) = Tensor::allocate(part.tensor.dtype(), {3, 5});
-      EXPECT_THAT(decode_error(compressed_tensors(), broken.config, broken.tensors, 32, 64),
+      EXPECT_THAT(decode_error(compressed_format(), broken.config, broken.tensors, 32, 64),
                   HasSubstr("'" + part.name + "': shape [3, 5]"));
     }
   }
@@ -347,19 +347,19 @@ TEST(FloatFormats, BrokenFilesAreErrors) {
 
 TEST(FloatFormats, NotANumberIsNamed) {
   QuantizedLinear q = random_layer(fp8_scheme({}, Dtype::kF16), 32, 64, 2);
-  Stored s = stored(compressed_tensors(), q);
+  Stored s = stored(compressed_format(), q);
   const Tensor weight = s.at("m.weight");
   Tensor broken = Tensor::copy_of(Dtype::kF8E4M3, {32, 64}, weight.values<uint8_t>());
   broken.mutable_values<uint8_t>()[70] = 0xFF;
   s.at("m.weight") = broken;
-  EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64),
+  EXPECT_THAT(decode_error(compressed_format(), s.config, s.tensors, 32, 64),
               HasSubstr("code 255 at row 1, column 6 is no level of e4m3"));
   q = random_layer(mxfp4_scheme(), 32, 64, 2);
-  s = stored(compressed_tensors(), q);
+  s = stored(compressed_format(), q);
   Tensor scales = Tensor::copy_of(Dtype::kU8, {32, 2}, s.at("m.weight_scale").values<uint8_t>());
   scales.mutable_values<uint8_t>()[3] = 255;
   s.at("m.weight_scale") = scales;
-  EXPECT_THAT(decode_error(compressed_tensors(), s.config, s.tensors, 32, 64),
+  EXPECT_THAT(decode_error(compressed_format(), s.config, s.tensors, 32, 64),
               HasSubstr("NaN at row 1, group 1"));
 }
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "kernels/factorize.h"
-#include "quantizers/solvers/layer_error.h"
+#include "kernels/hessian.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/float_schemes.h"
