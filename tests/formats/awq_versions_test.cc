@@ -120,7 +120,8 @@ TEST(Tinychat, AgreesWithADecoderFromThePage) {
 
 TEST(Tinychat, WorkedExample) {
   const QuantizedLinear q = golden_layer();
-  const auto words = stored(format("tinychat"), q).at("m.qweight").values<uint16_t>();
+  Stored s = stored(format("tinychat"), q);
+  const auto words = s.at("m.qweight").values<uint16_t>();
   EXPECT_EQ(words[0], 0x8080);
   EXPECT_EQ(words[1], 0xB3B3);
   const uint16_t scale = 0x2400;
@@ -146,7 +147,7 @@ TEST(Tinychat, AZeroPointThatIsLostIsRefused) {
       stored(format("tinychat"), q);
       ADD_FAILURE() << scale;
     } catch (const Error& error) {
-      EXPECT_THAT(error.what(), HasSubstr("m: row 5, group 1: the zero point 6 is lost"));
+      EXPECT_THAT(error.what(), HasSubstr("m: row 5, group 1: the zero point 7 is lost"));
     }
   }
 }
