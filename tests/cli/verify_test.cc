@@ -19,7 +19,7 @@ TEST(CliVerify, OurOutputsAreSoundAndCarryAManifest) {
   const TemporaryFolder folder;
   const fs::path out = folder.path() / "out";
   run_json(
-      {"quantize", kVerifiedModel, "-o", out, "-g", "32", "-f", "gptq", "--shard-size", "40k"});
+      {"quantize", kVerifiedModel, "-o", out, "-g", "32", "-f", "gptq", "--shard-size", "40000"});
   const Json report = run_json({"verify", out});
   EXPECT_EQ(report["ok"], true) << report;
   EXPECT_EQ(report["modules"], 14);
