@@ -97,13 +97,13 @@ TEST(FloatSchemes, ScalesAreTheRules) {
   EXPECT_EQ(scale(mxfp4_scheme(), 0, 0), 1.F);     // 3.5 = 1.75 * 2: the next power of two
   EXPECT_EQ(scale(mxfp4_scheme(), 0, 40), 0.25F);  // 1.7 = 1.7 * 1
   EXPECT_EQ(scale(mxfp4_scheme(), 1, 40), 0x1p-127F);
-  const float global = 2688.F / 448.F;
+  const float global = 2688.F * (1.F / 448.F);
   EXPECT_EQ(scale(nvfp4_scheme(true), 0, 0), 3.5F / global);  // 3.5 * 6 / 6 is in E4M3
   EXPECT_EQ(scale(nvfp4_scheme(true), 1, 40), 0.125F / global);
   EXPECT_EQ(scale(nvfp4_scheme(false), 1, 0), 448.F * (448.F / 2688.F));
   EXPECT_EQ(scale(nvfp4_scheme(false), 1, 40), 448.F / 2688.F);
   // Spanning a sibling's 896, the largest local scale is half.
-  EXPECT_EQ(scale(nvfp4_scheme(true), 1, 0, 896.F), 224.F / 3.F);
+  EXPECT_EQ(scale(nvfp4_scheme(true), 1, 0, 896.F), 224.F / (2688.F * (1.F / 896.F)));
 }
 
 TEST(FloatSchemes, ZerosAndTinyRowsKeepWhatTheyCan) {
