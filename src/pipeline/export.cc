@@ -1,8 +1,7 @@
 #include "src/pipeline/export.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstddef>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
@@ -13,15 +12,17 @@
 #include "formats/checkpoint.h"
 #include "formats/format.h"
 #include "formats/json.h"
+#include "formats/manifest.h"
 #include "src/architecture/architecture.h"
 #include "src/model/layout.h"
 #include "src/pipeline/plan.h"
 #include "src/pipeline/progress.h"
 #include "src/pipeline/version.h"
 #include "src/pipeline/write_model.h"
+#include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/quantized/recast.h"
 #include "src/quantized/scheme.h"
-#include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/stopwatch.h"
@@ -30,27 +31,23 @@
 namespace nibble {
 namespace {
 
-// The same numbers in another type, or nullopt when one of them would change.
-std::optional<Tensor> exactly_as(const Tensor& tensor, Dtype type) {
-  if (tensor.dtype() == type) return tensor;
-  std::vector<float> values(static_cast<size_t>(tensor.elements()));
-  to_float(tensor.view(), values);
-  Tensor result = Tensor::allocate(type, tensor.shape());
-  from_float(values, type, result.mutable_bytes());
-  std::vector<float> back(values.size());
-  to_float(result.view(), back);
-  if (back != values) return std::nullopt;
-  return result;
+FormatModule with_scheme_of(FormatModule module, const QuantizedLinear& q) {
+  module.scheme = q.scheme;
+  module.has_column_groups = !q.group_of_column.empty();
+  return module;
 }
 
-// Changes the scales to the type that the format stores, if that loses nothing.
-void match_scale_type(QuantizedLinear& q, Dtype type, const std::string& module,
+// Changes the scales to the type that the format stores, if that loses nothing; what its refusal
+// says of them is left to that.
+void match_scale_type(QuantizedLinear& q, Dtype type, const FormatModule& module,
                       const Format& format) {
+  if (format.name == "nibble") return;  // keeps every type
   if (!q.scheme.scale || q.scheme.scale->second || q.scheme.scale->type == type) return;
   if (!is_float(q.scheme.scale->type) || dtype_bits(q.scheme.scale->type) <= 8) return;
   std::optional<Tensor> scales = exactly_as(q.scale.values, type);
+  if (!scales && !format.refusal(with_scheme_of(module, q)).empty()) return;
   if (!scales) {
-    throw Error(module,
+    throw Error(module.name,
                 std::string(format.name) + " stores scales as " + std::string(dtype_name(type)) +
                     ", and these " + std::string(dtype_name(q.scheme.scale->type)) +
                     " scales are not all representable in it",
@@ -61,15 +58,50 @@ void match_scale_type(QuantizedLinear& q, Dtype type, const std::string& module,
   q.scheme.scale->bits = dtype_bits(type);
 }
 
-void check_exact(const Format& format, const FormatModule& module) {
-  const std::string reason = format.refusal(module);
-  if (reason.empty()) return;
-  const std::string others = formats_that_hold(module);
-  throw Error(
-      module.name,
-      std::string(format.name) + " cannot hold " + describe(*module.scheme) + " exactly: " + reason,
-      others.empty() ? "" : "formats that can: " + others);
+// Schemes of the target that the codes of others may fit, the smallest first.
+std::vector<Scheme> related_schemes(const Format& target, const QuantizedLinear& q) {
+  std::vector<Scheme> schemes;
+  if (writes_one_file(target)) {
+    for (const GgmlScheme& row : ggml_schemes()) {
+      const Scheme& scheme = row.scheme;
+      if (scheme.grid.kind == Grid::Kind::kInteger && !scheme.scale->second) {
+        schemes.push_back(scheme);
+      }
+    }
+    std::ranges::sort(schemes, {}, [&](const Scheme& s) { return bits_per_weight(s, q.N, q.K); });
+  } else if (q.scheme.minimum && q.scheme.grid.kind == Grid::Kind::kInteger &&
+             !q.scheme.scale->second) {
+    schemes.push_back(
+        integer_scheme(q.scheme.grid.bits, q.scheme.blocking.columns, false, q.scheme.scale->type));
+  }
+  return schemes;
 }
+
+}  // namespace
+
+QuantizedLinear repacked(QuantizedLinear q, const FormatModule& module, const Format& target,
+                         Dtype model_dtype) {
+  match_scale_type(q, target.scale_type(model_dtype), module, target);
+  const std::string refusal = target.refusal(with_scheme_of(module, q));
+  if (refusal.empty()) return q;
+  std::string reasons;
+  for (const Scheme& scheme : related_schemes(target, q)) {
+    Recast result = recast(q, scheme);
+    if (result.q && target.refusal(with_scheme_of(module, *result.q)).empty()) {
+      return std::move(*result.q);
+    }
+    const GgmlScheme* type = ggml_scheme(scheme);
+    reasons += "; as " + (type != nullptr ? std::string(type->name) : describe(scheme)) + ": " +
+               result.reason;
+  }
+  const std::string others = formats_that_hold(with_scheme_of(module, q));
+  throw Error(module.name,
+              std::string(target.name) + " cannot hold " + describe(q.scheme) +
+                  " exactly: " + refusal + reasons,
+              others.empty() ? "" : "formats that can: " + others);
+}
+
+namespace {
 
 // Decodes modules in the form that the target format stores.
 class Decoder {
@@ -77,10 +109,9 @@ class Decoder {
   Decoder(const Checkpoint& checkpoint, const ModelLayout& layout, const Format& target)
       : checkpoint_(checkpoint), layout_(layout), target_(target) {}
 
-  QuantizedLinear decode(const LinearModule& module) const {
-    QuantizedLinear q = layout_.format->decode(checkpoint_, module.name, module.N, module.K);
-    match_scale_type(q, target_.scale_type(layout_.config.dtype), module.name, target_);
-    return q;
+  QuantizedLinear decode(const LinearModule& module, const FormatModule& target) const {
+    return repacked(layout_.format->decode(checkpoint_, module.name, module.N, module.K), target,
+                    target_, layout_.config.dtype);
   }
 
  private:
@@ -90,7 +121,7 @@ class Decoder {
 };
 
 std::vector<PlannedModule> plan_modules(const ModelLayout& layout, const Decoder& decoder,
-                                        const Format& target, std::optional<Dtype> dtype) {
+                                        std::optional<Dtype> dtype) {
   std::vector<PlannedModule> modules;
   for (const LinearModule& module : layout.linears) {
     PlannedModule planned;
@@ -104,10 +135,7 @@ std::vector<PlannedModule> plan_modules(const ModelLayout& layout, const Decoder
                       .has_column_groups = false,
                       .scheme = {}};
     if (!module.quantized_tensors.empty()) {
-      const QuantizedLinear q = decoder.decode(module);
-      planned.target.scheme = q.scheme;
-      planned.target.has_column_groups = !q.group_of_column.empty();
-      check_exact(target, planned.target);
+      planned.target = with_scheme_of(planned.target, decoder.decode(module, planned.target));
     }
     modules.push_back(std::move(planned));
   }
@@ -130,6 +158,17 @@ std::vector<PlannedTensor> plan_tensors(const Checkpoint& checkpoint, const Mode
   return tensors;
 }
 
+// What the source's manifest says of how its codes were made.
+void keep_origin(const std::filesystem::path& source, Json& manifest) {
+  const std::filesystem::path file = source / kManifestFile;
+  if (!std::filesystem::is_regular_file(file)) return;
+  const Json origin = read_json(file);
+  if (!origin.is_object()) return;
+  for (const char* key : {"recipe", "calibration"}) {
+    if (origin.contains(key)) manifest[key] = origin.at(key);
+  }
+}
+
 }  // namespace
 
 ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
@@ -142,7 +181,7 @@ ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
   }
   const Format& target = format(options.format);
   const Decoder decoder(*checkpoint, layout, target);
-  std::vector<PlannedModule> modules = plan_modules(layout, decoder, target, options.dtype);
+  std::vector<PlannedModule> modules = plan_modules(layout, decoder, options.dtype);
   std::vector<PlannedTensor> tensors = plan_tensors(*checkpoint, layout, options.dtype);
   if (writes_one_file(target)) fit_to_one_file(layout, modules, tensors);
 
@@ -150,6 +189,7 @@ ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
   manifest["nibble"] = kVersion;
   manifest["format"] = target.name;
   manifest["exported_from"] = layout.format->name;
+  keep_origin(checkpoint->folder(), manifest);
   const ModelOutput model{
       *checkpoint,
       target,
@@ -157,10 +197,13 @@ ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
       tensors,
       output_config(checkpoint->config(), target, format_modules(modules), options.dtype, false),
       std::move(manifest)};
-  const WrittenModel written = write_model(
-      model, options.output, "exporting",
-      {.make = [&](const PlannedModule& module) { return decoder.decode(module.module); }},
-      progress);
+  const WrittenModel written =
+      write_model(model, options.output, "exporting",
+                  {.make =
+                       [&](const PlannedModule& module) {
+                         return decoder.decode(module.module, module.target);
+                       }},
+                  progress);
   ExportReport report;
   report.modules = std::count_if(modules.begin(), modules.end(), [](const PlannedModule& m) {
     return m.target.scheme.has_value();

@@ -6,7 +6,10 @@
 #include <string>
 
 #include "formats/checkpoint.h"
+#include "formats/format.h"
 #include "src/pipeline/quantize.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/tensor/dtype.h"
 
 namespace nibble {
 
@@ -22,6 +25,12 @@ struct ExportReport {
   int64_t bytes_out = 0;
   double seconds = 0;
 };
+
+// The layer as the format holds it: as it is, with scales in the format's type where that loses
+// nothing, or the same weights under a scheme that it has (src/quantized/recast.h). Throws Error
+// naming the module, with the reasons why none of these is exact.
+QuantizedLinear repacked(QuantizedLinear q, const FormatModule& module, const Format& target,
+                         Dtype model_dtype);
 
 // Throws Error naming the first module that the format cannot hold exactly.
 ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
