@@ -116,42 +116,49 @@ std::string values_not_finite(const Tensor& tensor) {
          ", expected finite numbers";
 }
 
+struct ManifestCheck {
+  int64_t files = 0;  // compared
+  Findings findings;
+};
+
+// It runs beside all else.
+ManifestCheck check_manifest(const fs::path& path, int threads) {
+  ManifestCheck result;
+  const fs::path file = path / kManifestFile;
+  if (!fs::is_directory(path) || !fs::exists(file)) return result;
+  try {
+    const Json manifest = read_json(file);
+    if (!manifest.is_object()) throw Error(file.string(), "not a JSON object");
+    result.files = check_files(path, manifest, threads, result.findings);
+  } catch (const Error& error) {
+    result.findings.push_back(error);
+  }
+  return result;
+}
+
 class Verifier {
  public:
   Verifier(const fs::path& path, const Progress& progress) : path_(path), progress_(progress) {}
 
   VerifyReport run() {
     if (!fs::exists(path_)) throw Error(path_.string(), "no such file or folder");
-    std::future<Findings> manifest = std::async(
-        std::launch::async, [this, threads = omp_get_max_threads()] { return manifest_(threads); });
+    std::future<ManifestCheck> manifest =
+        std::async(std::launch::async, check_manifest, path_, omp_get_max_threads());
     if (open() && read()) {
       for (const LinearModule& module : layout_->linears) check_module(module);
     }
     check_dense_tensors();
+    const ManifestCheck checked = manifest.get();
     VerifyReport report = std::move(report_);
+    report.files_compared = checked.files;
     report.problems.clear();
-    for (const Findings& findings : {manifest.get(), findings_}) {
+    for (const Findings& findings : {checked.findings, findings_}) {
       for (const Error& error : findings) report.problems.push_back(problem_of(error, path_));
     }
     return report;
   }
 
  private:
-  // Its own findings: it runs beside all else.
-  Findings manifest_(int threads) {
-    Findings findings;
-    const fs::path file = path_ / kManifestFile;
-    if (!fs::is_directory(path_) || !fs::exists(file)) return findings;
-    try {
-      const Json manifest = read_json(file);
-      if (!manifest.is_object()) throw Error(file.string(), "not a JSON object");
-      report_.files_compared = check_files(path_, manifest, threads, findings);
-    } catch (const Error& error) {
-      findings.push_back(error);
-    }
-    return findings;
-  }
-
   // Whether there is enough to go on with.
   bool open() {
     const bool is_file = fs::is_regular_file(path_);
