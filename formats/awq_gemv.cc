@@ -1,6 +1,4 @@
 // AWQ checkpoints, version "gemv". Page: formats/awq_gemv.md.
-#include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>

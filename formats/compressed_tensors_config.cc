@@ -16,6 +16,7 @@
 #include "formats/json.h"
 #include "formats/module_tensors.h"
 #include "src/quantized/float_schemes.h"
+#include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/error.h"
 
