@@ -1,12 +1,12 @@
 // FP8 checkpoints of quant_method "fp8" (DeepSeek-V3, Qwen3-FP8) and "fbgemm_fp8". Page:
 // formats/fp8.md.
-#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "formats/checkpoint.h"

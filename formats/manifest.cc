@@ -47,8 +47,8 @@ std::string sha256_of(const fs::path& path) {
 
 // Hashes what lacks a hash. One file is one thread's: SHA-256 has no parallel form.
 void hash(const fs::path& folder, std::vector<FileHash*> files, int threads) {
-  std::ranges::stable_sort(
-      files, [](const FileHash* a, const FileHash* b) { return a->bytes > b->bytes; });
+  std::ranges::sort(files,
+                    [](const FileHash* a, const FileHash* b) { return a->bytes > b->bytes; });
   std::atomic<size_t> next = 0;
   const auto work = [&] {
     for (size_t i = next++; i < files.size(); i = next++) {

@@ -1,5 +1,4 @@
 // Checkpoints of NVIDIA's ModelOpt: NVFP4 and FP8. Page: formats/modelopt.md.
-#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>

@@ -49,7 +49,7 @@ std::string refusal(const FormatModule& module) {
 }
 
 std::string caution(const FormatModule& module) {
-  const std::string cuda = "its readers have CUDA kernels only";
+  std::string cuda = "its readers have CUDA kernels only";
   if (scheme_of(module).symmetric()) return cuda;
   return cuda +
          ", and they add scale * zero rounded to F16: up to half a unit there of another "

@@ -38,7 +38,7 @@ constexpr auto tile_slices() {
   std::array<BitSlice, static_cast<size_t>(P::kTileRows) * P::kTileColumns> slices{};
   for (int r = 0; r < P::kTileRows; ++r) {
     for (int c = 0; c < P::kTileColumns; ++c) {
-      slices[static_cast<size_t>(r * P::kTileColumns + c)] = P::tile(r, c);
+      slices[static_cast<size_t>(r) * P::kTileColumns + static_cast<size_t>(c)] = P::tile(r, c);
     }
   }
   return slices;

@@ -1,4 +1,5 @@
 // nibble verify DIR
+#include <cstddef>
 #include <memory>
 #include <string>
 
