@@ -1,7 +1,7 @@
 // The manifest of a model folder: the file nibble.json that `quantize` and `export` leave in it. It
 // says what made the model (program, recipe, fingerprints of the data) and has the size and SHA-256
 // of every other file, so that a copy can be checked, by `nibble verify` or by sha256sum. It holds
-// no times and no places: the same input gives the same bytes.
+// no times, and paths only as the recipe was given them: the same command gives the same bytes.
 //
 // Here is its list of files; what else is in it is src/pipeline's.
 #pragma once

@@ -20,6 +20,7 @@
 #include "formats/format.h"
 #include "formats/gguf/types.h"
 #include "formats/json.h"
+#include "quantizers/solvers/scale_search.h"
 #include "quantizers/solvers/solvers.h"
 #include "src/architecture/architecture.h"
 #include "src/model/layout.h"
@@ -247,12 +248,20 @@ std::string solver_of(const std::string& name, const SchemeChoice& scheme) {
   return name == "gptq" ? "ggml-gptq" : name;
 }
 
-// GPTQ knows integers, and the floats that have rules for their scales.
-void check_solver(const PlannedModule& module) {
+// GPTQ knows integers, and the floats that have rules for their scales: it leaves those as they
+// are.
+void check_solver(const PlannedModule& module, const Recipe& recipe) {
   const Scheme& scheme = *module.target.scheme;
-  const bool is_known = scheme.grid.kind != Grid::Kind::kTable || is_fp8(scheme) ||
-                        is_nvfp4(scheme) || is_mxfp4(scheme);
-  if (module.solver->name != "gptq" || is_known) return;
+  if (module.solver->name != "gptq" || scheme.grid.kind != Grid::Kind::kTable) return;
+  if (is_fp8(scheme) || is_nvfp4(scheme) || is_mxfp4(scheme)) {
+    const bool moves_scales = recipe.sweeps.value_or(0) > 0 ||
+                              recipe.gptq.search != ScaleSearch::kHessian ||
+                              !recipe.gptq.static_groups;
+    if (!moves_scales) return;
+    throw Error(module.target.name,
+                "gptq to " + describe(scheme) + " takes the scales of round to nearest",
+                "leave out --sweeps, --scale-search and --no-static-groups");
+  }
   throw Error(
       module.target.name, "gptq does not choose codes of " + describe(scheme),
       "round to nearest (-m rtn), or choose w4a16, w8a8, nvfp4a16, mxfp4a16 or fp8-dynamic");
@@ -301,7 +310,7 @@ PlannedModule plan_module(Plan& plan, LinearModule module,
     planned.solver = &solver(solver_of(choice->solver, scheme));
     planned.rounding = &solver(solver_of("rtn", scheme));
     check_can_hold(*plan.format, planned.target);
-    check_solver(planned);
+    check_solver(planned, plan.recipe);
   }
   planned.module = std::move(module);
   return planned;
@@ -500,6 +509,11 @@ Plan make_plan(const Recipe& recipe, std::shared_ptr<const Checkpoint> checkpoin
   Selection selection(plan.recipe);
   for (const LinearModule& module : plan.layout.linears) {
     plan.modules.push_back(plan_module(plan, module, selection.choice(module)));
+  }
+  if (recipe.output_head_bits && mixture(plan.recipe.layers.scheme.name) != nullptr) {
+    throw Error("--output-head w" + std::to_string(*recipe.output_head_bits),
+                "the mixture " + plan.recipe.layers.scheme.name + " chooses the type of the head",
+                "leave it out, or choose the type of all layers (q4_k, ..)");
   }
   if (!plan.layout.head && recipe.output_head_bits) {
     const LinearModule head = untied_head(plan.layout);

@@ -1,4 +1,5 @@
 // Calibrated quantization through the real program, on a small random model.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstddef>
@@ -213,6 +214,18 @@ TEST_F(Calibration, AFullDiskLeavesNoStatistics) {
   EXPECT_EQ(result.status, 2);
   EXPECT_NE(result.err.find("stats"), std::string::npos) << result.err;
   EXPECT_TRUE(fs::is_empty(folder_.path()));
+}
+
+TEST_F(Calibration, FloatsHaveNoScalesToSearchOrRefine) {
+  const std::vector<std::string> command =
+      joined({"quantize", kTinyLlama, "-o", path("out"), "-m", "gptq", "--scheme", "fp8-dynamic"},
+             kWindows);
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"--sweeps", "2"}, {"--scale-search", "mse"}}) {
+    EXPECT_THAT(error_of(joined(command, more)), testing::HasSubstr("scales of round to nearest"));
+    EXPECT_FALSE(fs::exists(path("out")));
+  }
+  run_json(joined(command, {"--sweeps", "0"}));
 }
 
 }  // namespace

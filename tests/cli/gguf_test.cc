@@ -48,6 +48,15 @@ bool same_tensors(const fs::path& a, const fs::path& b) {
 }
 
 // Text goes through the file's own tokenizer.
+TEST(CliGguf, AMixtureChoosesTheHeadItself) {
+  const TemporaryFolder folder;
+  const Json error = run_json({"quantize", kBookworm, "-o", folder.path() / "m.gguf", "--scheme",
+                               "q4_k_m", "--output-head", "w8"},
+                              2)["error"];
+  EXPECT_EQ(error["where"], "--output-head w8");
+  EXPECT_FALSE(fs::exists(folder.path() / "m.gguf"));
+}
+
 TEST(CliGguf, CodesAndLossAreTheSameInAFileAndInAFolder) {
   const TemporaryFolder folder;
   const fs::path at = folder.path();
