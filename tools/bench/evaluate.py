@@ -2,7 +2,9 @@
 
 Each round times every contender once, one after another, so that a slow minute of the machine hits all; the median of
 the rounds counts. transformers runs with 1 and with 2 threads, and the better counts. Both time their forward passes and
-the cross-entropy, not loading and tokenizing. Then the same once more beside one other busy process.
+the cross-entropy, not loading and tokenizing. Then the same once more beside one other busy process. Beside them stands
+the roof: what multiply-adds in registers reach on as many threads in the same rounds, and the share of it that the
+products of the linear layers are.
 Raw results: tools/bench/results/DATE-evaluate.json.
 """
 
@@ -38,7 +40,8 @@ with torch.inference_mode():
         logits = model(window[None]).logits[0, :-1]
         total += torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum").item()
     seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "nll": total / (len(windows) * (length - 1))}))
+products = sum(m.weight.numel() for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D"))
+print(json.dumps({"flop_per_token": 2 * products, "seconds": seconds, "nll": total / (len(windows) * (length - 1))}))
 """
 
 
@@ -56,9 +59,14 @@ def time_nibble(folder, ids, length, threads=None):
     return {"seconds": result["seconds"], "nll": result["nll"]}
 
 
-def measure(folder, ids, length, repeat, threads):
+def roof(program, threads):
+    run = subprocess.run([str(program), str(max(threads))], check=True, capture_output=True, text=True)
+    return {"gflops": json.loads(run.stdout)}
+
+
+def measure(folder, ids, length, repeat, threads, roof_program):
     """contender -> list of raw results, interleaved."""
-    contenders = {"nibble": lambda: time_nibble(folder, ids, length)}
+    contenders = {"roof": lambda: roof(roof_program, threads), "nibble": lambda: time_nibble(folder, ids, length)}
     contenders["nibble, 1 thread"] = lambda: time_nibble(folder, ids, length, 1)
     for count in threads:
         contenders[f"transformers, {count} thread"] = lambda count=count: time_transformers(folder, ids, length, count)
@@ -70,13 +78,24 @@ def measure(folder, ids, length, repeat, threads):
 
 
 def report(title, results, tokens):
-    speed = {name: tokens / statistics.median(run["seconds"] for run in runs) for name, runs in results.items()}
+    speed = {name: tokens / statistics.median(run["seconds"] for run in runs)
+             for name, runs in results.items() if name != "roof"}
+    flop = results["transformers, 1 thread"][0]["flop_per_token"]
+    gflops = {count: statistics.median(run["gflops"][count] for run in results["roof"])
+              for count in results["roof"][0]["gflops"]}
+
+    def share(name):
+        count = "1" if name.endswith("1 thread") else max(gflops)
+        return speed[name] * flop / 1e9 / gflops[count]
+
     best = max(value for name, value in speed.items() if name.startswith("transformers"))
     print(title)
     for name, value in speed.items():
-        print(f"  {name:24} {value:10.0f} tokens/s   nll {results[name][0]['nll']:.7f}")
+        print(f"  {name:24} {value:10.0f} tokens/s, {share(name):4.0%} of the roof   nll {results[name][0]['nll']:.7f}")
     print(f"  nibble is {speed['nibble'] / best:.2f} times transformers' best", flush=True)
-    return {"tokens_per_second": speed, "times_transformers": speed["nibble"] / best, "raw": results}
+    print(f"  multiply-adds in registers, GFLOP/s by threads: {gflops}", flush=True)
+    return {"tokens_per_second": speed, "roof_gflops": gflops, "share_of_roof": {name: share(name) for name in speed},
+            "times_transformers": speed["nibble"] / best, "raw": results}
 
 
 def machine():
@@ -110,16 +129,19 @@ def main():
             "revision": subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], check=False, capture_output=True,
                                        text=True).stdout.strip(),
         }
+        roof_program = folder / "fma_roof"
+        subprocess.run(["c++", "-O3", "-march=native", "-fopenmp", ROOT / "tools" / "bench" / "fma_roof.cc", "-o", roof_program],
+                       check=True)
         cases = [("bookworm-5m", bookworm, folder / "books.npy", 512),
                  ("gpt2-124m (random)", folder / "gpt2", folder / "gpt2" / "ids.npy", 1024)]
         for name, model, file, length in cases:
             tokens = len(np.load(file))
-            raw = measure(model, file, length, options.repeat, (1, 2))
+            raw = measure(model, file, length, options.repeat, (1, 2), roof_program)
             results[name] = report(f"{name}, {tokens} tokens, windows of {length}", raw, tokens)
             busy = subprocess.Popen([sys.executable, "-c", BUSY])
             try:
                 time.sleep(0.5)
-                raw = measure(model, file, length, options.repeat, (1, 2))
+                raw = measure(model, file, length, options.repeat, (1, 2), roof_program)
             finally:
                 busy.kill()
                 busy.wait()
