@@ -1,5 +1,6 @@
-// What this machine's float units reach at most: independent multiply-adds in registers, on 1, 2, ..
-// threads. Prints one JSON object: GFLOP/s by threads. Built with -O3 -march=native by its callers.
+// What this machine's float units reach at most: independent multiply-adds in registers, on 1, 2,
+// .. threads. Prints one JSON object: GFLOP/s by threads. Built with -O3 -march=native by its
+// callers.
 //   fma_roof THREADS
 #include <omp.h>
 
