@@ -347,7 +347,7 @@ void check_shape(const Json& state, const std::string& where, int64_t N, int64_t
   const Json expected = Json::array({N, K});
   const auto found = state.find("shape");
   if (found != state.end() && *found == expected) return;
-  throw Error(where, "shape " + (found == state.end() ? std::string("absent") : found->dump()) +
+  throw Error(where, "shape " + (found == state.end() ? std::string("absent") : shown(*found)) +
                          ", expected " + expected.dump() + " from config.json");
 }
 

@@ -203,7 +203,9 @@ WeightFiles find_weights(const fs::path& folder) {
 }  // namespace
 
 Checkpoint Checkpoint::open(const fs::path& folder, Findings* findings) try {
-  if (!fs::exists(folder)) throw Error(folder.string(), "no such file or folder");
+  if (!fs::exists(folder)) {
+    throw Error(folder.empty() ? "''" : folder.string(), "no such file or folder");
+  }
   if (folder.extension() == ".gguf") refuse_gguf(folder);
   if (is_pickle(folder)) refuse_pickle(folder, "");
   const bool is_folder = fs::is_directory(folder);

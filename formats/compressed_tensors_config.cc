@@ -15,6 +15,7 @@
 #include "formats/format.h"
 #include "formats/json.h"
 #include "formats/module_tensors.h"
+#include "formats/name_pattern.h"
 #include "src/quantized/float_schemes.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
@@ -120,7 +121,9 @@ int match(const Json& target, const std::string& module, const std::string& wher
   if (!target.is_string()) throw Error(where, "a target is no string");
   const auto& text = target.get_ref<const std::string&>();
   if (text == module) return 3;
-  if (text.starts_with("re:")) return matches_at_start(text.substr(3), module, where) ? 2 : 0;
+  if (text.starts_with("re:")) {
+    return NamePattern(text.substr(3), where).matches_at_start(module) ? 2 : 0;
+  }
   return text == "Linear" || text == "Conv1D" ? 1 : 0;
 }
 
@@ -158,14 +161,10 @@ bool is_ignored(const Json& config, const std::string& module, const std::string
               "int-quantized ones of 8 bits, FP8 by tensor, channel or block, NVFP4 and MXFP4");
 }
 
-void read_block_structure(const Json& weights, const std::string& where, Blocking& blocking) {
-  const auto found = weights.find("block_structure");
-  const bool is_pair = found != weights.end() && found->is_array() && found->size() == 2 &&
-                       found->at(0).is_number_integer() && found->at(1).is_number_integer();
-  if (is_pair) blocking = {.rows = found->at(0), .columns = found->at(1)};
-  if (!is_pair || blocking.rows < 1 || blocking.columns < 1) {
-    throw Error(where, "'block_structure' is not two positive numbers");
-  }
+Blocking read_block_structure(const Json& weights, const std::string& where) {
+  const auto block = block_field(weights, "block_structure", where);
+  if (!block) throw Error(where, "strategy 'block' without a 'block_structure'");
+  return {.rows = block->front(), .columns = block->back()};
 }
 
 void read_strategy(const Json& weights, const std::string& where, CompressedArguments& arguments) {
@@ -185,7 +184,7 @@ void read_strategy(const Json& weights, const std::string& where, CompressedArgu
     if (group_size < 1) throw Error(where, "group_size " + std::to_string(group_size));
     arguments.blocking.columns = group_size;
   } else if (strategy == "block" && &member == &kFloatQuantized) {
-    read_block_structure(weights, where, arguments.blocking);
+    arguments.blocking = read_block_structure(weights, where);
   } else if (strategy == "tensor") {
     arguments.blocking.rows = kAll;
     if (!arguments.symmetric) not_read(where, "a zero point of a whole tensor");

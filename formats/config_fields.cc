@@ -1,12 +1,11 @@
 #include "formats/config_fields.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
-#include <regex>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "formats/json.h"
 #include "src/tensor/error.h"
@@ -21,23 +20,46 @@ const Json* field(const Json& object, std::string_view key) {
   return found == object.end() || found->is_null() ? nullptr : &*found;
 }
 
+constexpr int64_t kLargest = int64_t{1} << 40;
+
+std::optional<int64_t> as_integer(const Json& value) {
+  const bool fits = value.is_number_unsigned()
+                        ? value.get<uint64_t>() <= static_cast<uint64_t>(kLargest)
+                        : value.is_number_integer() && value.get<int64_t>() >= -kLargest;
+  return fits ? std::optional(value.get<int64_t>()) : std::nullopt;
+}
+
 [[noreturn]] void refuse(std::string_view key, const Json& value, const std::string& expected,
                          const std::string& where) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 60) + "...";
-  throw Error(where, "'" + std::string(key) + "' is " + text + ", expected " + expected);
+  throw Error(where, "'" + std::string(key) + "' is " + shown(value) + ", expected " + expected);
 }
 
 }  // namespace
+
+std::string shown(const Json& value) {
+  constexpr size_t kLength = 60;
+  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+  return text.size() > kLength ? text.substr(0, kLength) + "..." : text;
+}
 
 std::optional<int64_t> integer_field(const Json& object, std::string_view key,
                                      const std::string& where) {
   const Json* value = field(object, key);
   if (value == nullptr) return std::nullopt;
-  const bool fits = value->is_number_unsigned() ? std::in_range<int64_t>(value->get<uint64_t>())
-                                                : value->is_number_integer();
-  if (!fits) refuse(key, *value, "an integer", where);
-  return value->get<int64_t>();
+  const std::optional<int64_t> integer = as_integer(*value);
+  if (!integer) refuse(key, *value, "an integer up to 2^40", where);
+  return integer;
+}
+
+std::optional<std::array<int64_t, 2>> block_field(const Json& object, std::string_view key,
+                                                  const std::string& where) {
+  const Json* value = field(object, key);
+  if (value == nullptr) return std::nullopt;
+  const bool is_pair = value->is_array() && value->size() == 2;
+  const int64_t rows = is_pair ? as_integer(value->at(0)).value_or(0) : 0;
+  const int64_t columns = is_pair ? as_integer(value->at(1)).value_or(0) : 0;
+  if (rows < 1 || columns < 1) refuse(key, *value, "two positive numbers up to 2^40", where);
+  return {{rows, columns}};
 }
 
 std::optional<bool> bool_field(const Json& object, std::string_view key, const std::string& where) {
@@ -63,16 +85,6 @@ std::string lower_name(const Json& object, std::string_view key) {
     return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   });
   return name;
-}
-
-bool matches_at_start(const std::string& expression, const std::string& text,
-                      const std::string& where) {
-  try {
-    return std::regex_search(text, std::regex(expression), std::regex_constants::match_continuous);
-  } catch (const std::regex_error&) {
-    throw Error(where, "regular expression '" + expression + "' is not understood",
-                "supported: the syntax that Python and ECMAScript share");
-  }
 }
 
 std::string exactly(std::string_view text) {

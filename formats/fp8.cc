@@ -148,16 +148,9 @@ std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::str
 }
 
 std::optional<Blocking> block_size(const Json& config, const std::string& where) {
-  const auto found = config.find("weight_block_size");
-  if (found == config.end() || found->is_null()) return std::nullopt;
-  const bool is_pair = found->is_array() && found->size() == 2 &&
-                       found->at(0).is_number_integer() && found->at(1).is_number_integer();
-  const Blocking blocking =
-      is_pair ? Blocking{.rows = found->at(0), .columns = found->at(1)} : Blocking{.rows = 0};
-  if (blocking.rows < 1 || blocking.columns < 1) {
-    throw Error(where, "'weight_block_size' is not two positive numbers");
-  }
-  return blocking;
+  const auto block = block_field(config, "weight_block_size", where);
+  if (!block) return std::nullopt;
+  return Blocking{.rows = block->front(), .columns = block->back()};
 }
 
 bool has_static_inputs(const Json& config, const std::string& where) {

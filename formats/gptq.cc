@@ -18,6 +18,7 @@
 #include "formats/format_rows.h"
 #include "formats/json.h"
 #include "formats/module_tensors.h"
+#include "formats/name_pattern.h"
 #include "formats/packing/packing.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
@@ -245,7 +246,8 @@ Override override_of(const Json& config, const std::string& module, const std::s
   if (!dynamic->is_object()) throw Error(where, "'dynamic' is not an object");
   for (const auto& [key, value] : dynamic->items()) {
     const bool prefixed = key.starts_with("-:") || key.starts_with("+:");
-    if (!matches_at_start(prefixed ? key.substr(2) : key, module, where)) continue;
+    const NamePattern pattern(prefixed ? key.substr(2) : key, where);
+    if (!pattern.matches_at_start(module)) continue;
     if (key.starts_with("-:")) return {.settings = nullptr, .excluded = true};
     return {.settings = &value, .excluded = false};
   }

@@ -59,8 +59,9 @@ struct Llama3Rope {
   double factor = 8;
   double low_frequency_factor = 1;
   double high_frequency_factor = 4;
-  double original_context = 8192;
+  double original_context = 0;
 };
+constexpr int64_t kLlama3Context = 8192;
 
 double frequency_factor(const Llama3Rope& rope, double wavelength) {
   if (wavelength < rope.original_context / rope.high_frequency_factor) return 1;
@@ -79,7 +80,9 @@ Json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, const Keys& 
   std::vector<float> factors(static_cast<size_t>(tensor.shape[0]));
   std::memcpy(factors.data(), file.bytes(tensor).data(), file.bytes(tensor).size());
   Llama3Rope rope;
-  if (keys.has(kRopeOriginalContext)) rope.original_context = keys.number(kRopeOriginalContext);
+  const int64_t context =
+      keys.has(kRopeOriginalContext) ? keys.integer(kRopeOriginalContext) : kLlama3Context;
+  rope.original_context = static_cast<double>(context);
   rope.factor = static_cast<double>(*std::ranges::max_element(factors));
   for (size_t i = 0; i < factors.size(); ++i) {
     const double power = static_cast<double>(i) / static_cast<double>(factors.size());
@@ -95,7 +98,7 @@ Json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, const Keys& 
           {"factor", rope.factor},
           {"low_freq_factor", rope.low_frequency_factor},
           {"high_freq_factor", rope.high_frequency_factor},
-          {"original_max_position_embeddings", static_cast<int64_t>(rope.original_context)}};
+          {"original_max_position_embeddings", context}};
 }
 
 Json rope_scaling(const GgufFile& file, const Keys& keys, double theta) {
@@ -179,7 +182,12 @@ Json config_from_gguf(const GgufFile& file) {
   config["model_type"] = row->model_type;
   set(row->keys.hidden_size, keys.integer("embedding_length"));
   set(row->keys.intermediate_size, keys.integer("feed_forward_length"));
-  set(row->keys.layers, keys.integer("block_count"));
+  const int64_t layers = keys.integer("block_count");
+  if (layers < 1 || layers > std::ssize(file.tensors())) {
+    metadata.fail(keys.key("block_count"), "is " + std::to_string(layers) + ", the file has " +
+                                               std::to_string(file.tensors().size()) + " tensors");
+  }
+  set(row->keys.layers, layers);
   set(row->keys.heads, keys.integer("attention.head_count"));
   set(row->keys.context, keys.integer("context_length"));
   const bool rotary = row->positions == Positions::kRope;

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "formats/config_fields.h"
 #include "formats/json.h"
 #include "src/architecture/architecture.h"
 #include "src/tensor/dtype.h"
@@ -68,10 +69,10 @@ class Keys {
   }
   [[noreturn]] void fail(std::string_view key, const std::string& expected) const {
     throw Error(where_,
-                "key '" + std::string(key) + "' is " + at(key).dump() + ", expected " + expected);
+                "key '" + std::string(key) + "' is " + shown(at(key)) + ", expected " + expected);
   }
   [[noreturn]] void refuse(std::string_view key, const std::string& hint = {}) const {
-    throw Error(where_, "'" + std::string(key) + "': " + at(key).dump() + " is not implemented",
+    throw Error(where_, "'" + std::string(key) + "': " + shown(at(key)) + " is not implemented",
                 hint);
   }
 
@@ -241,6 +242,9 @@ void read_heads(const Keys& keys, const Json& json, Config& config) {
                                     std::to_string(config.hidden_size));
     }
     config.head_size = config.hidden_size / config.heads;
+  }
+  if (config.head_size > kLargestSize / config.heads) {
+    keys.fail("head_dim", "at most 2^31 for all heads together");
   }
   if (grouped && config.head_size % 2 != 0) {
     throw Error("config.json", "head size " + std::to_string(config.head_size) +

@@ -99,6 +99,7 @@ class LayoutReader {
     const bool bare = !checkpoint_.has(std::string(row.prefix) + plain) &&
                       !checkpoint_.has(std::string(row.head) + ".weight") && checkpoint_.has(plain);
     prefix_ = bare ? "" : row.prefix;
+    check_layers();
     for (int64_t block = 0; block < config().layers; ++block) read_block(block);
     if (!row.position_embedding.empty()) {
       layout_.position_embedding = prefix_ + std::string(row.position_embedding) + ".weight";
@@ -143,6 +144,17 @@ class LayoutReader {
           "type " + std::string(dtype_name(stored.info.dtype)) + ", expected a floating-point type",
           layout_.format == nullptr ? "quantized without a quantization_config?" : "");
     }
+  }
+
+  // Before as many names are made: each block has a tensor at least.
+  void check_layers() const {
+    const auto tensors = std::ssize(checkpoint_.tensors());
+    if (config().layers <= tensors) return;
+    throw Error(config_file_,
+                "key '" + std::string(architecture().keys.layers) + "' is " +
+                    std::to_string(config().layers) + ", the checkpoint has " +
+                    std::to_string(tensors) + " tensors",
+                "is a shard missing?");
   }
 
   void read_norm(const std::string& module, int64_t size) {

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <regex>
 #include <set>
 #include <span>
 #include <string>
@@ -20,6 +19,7 @@
 #include "formats/format.h"
 #include "formats/gguf/types.h"
 #include "formats/json.h"
+#include "formats/name_pattern.h"
 #include "quantizers/solvers/scale_search.h"
 #include "quantizers/solvers/solvers.h"
 #include "src/architecture/architecture.h"
@@ -64,26 +64,20 @@ bool natural_less(const std::string& a, const std::string& b) {
 // One of the user's patterns of module names, and whether it ever matched.
 struct Pattern {
   std::string text;
-  std::regex regex;
+  NamePattern expression;
   bool matched = false;
 };
 
 std::vector<Pattern> compile(const std::vector<std::string>& texts, const std::string& option) {
   std::vector<Pattern> patterns;
-  for (const std::string& text : texts) {
-    try {
-      patterns.push_back({text, std::regex(text, std::regex::ECMAScript)});
-    } catch (const std::regex_error& error) {
-      throw Error(option, "'" + text + "' is not a regular expression: " + error.what());
-    }
-  }
+  for (const std::string& text : texts) patterns.push_back({text, {text, option}});
   return patterns;
 }
 
 bool any_matches(std::span<Pattern> patterns, const std::string& name) {
   bool found = false;
   for (Pattern& pattern : patterns) {
-    if (!std::regex_search(name, pattern.regex)) continue;
+    if (!pattern.expression.is_found_in(name)) continue;
     pattern.matched = true;
     found = true;
   }

@@ -141,7 +141,9 @@ class Verifier {
   Verifier(const fs::path& path, const Progress& progress) : path_(path), progress_(progress) {}
 
   VerifyReport run() {
-    if (!fs::exists(path_)) throw Error(path_.string(), "no such file or folder");
+    if (!fs::exists(path_)) {
+      throw Error(path_.empty() ? "''" : path_.string(), "no such file or folder");
+    }
     std::future<ManifestCheck> manifest =
         std::async(std::launch::async, check_manifest, path_, omp_get_max_threads());
     if (open() && read()) {
@@ -240,8 +242,8 @@ class Verifier {
       const auto ours = config.find(key);
       const auto theirs = copy.find(key);
       if (ours == config.end() || theirs == copy.end() || *ours == *theirs) continue;
-      findings_.emplace_back(where, std::string(key) + " " + theirs->dump() +
-                                        ", config.json's quantization_config says " + ours->dump());
+      findings_.emplace_back(where, std::string(key) + " " + shown(*theirs) +
+                                        ", config.json's quantization_config says " + shown(*ours));
     }
   }
 

@@ -195,6 +195,8 @@ TEST(Gptq, ConfigsOfOthers) {
            {R"({"group_size": -2})", "group_size -2"},
            {R"({"group_size": 16})", "'m.qzeros': shape [2, 4], expected [4, 4]"},
            {R"({"group_size": null})", "no group_size"},
+           {R"({"group_size": 9223372036854775807})", "expected an integer up to 2^40"},
+           {R"({"dynamic": {"(": {}}})", "'(' is no regular expression"},
            {R"({"sym": 1})", "'sym' is 1, expected true or false"},
            {R"({"pack_dtype": "int64"})", "pack_dtype 'int64' is not read yet"}}) {
     Stored s = stored(gptq(), q);

@@ -191,6 +191,7 @@ TEST(Config, WrongTypesAndValuesAreNamed) {
       {"llama", "tie_word_embeddings", "1", "true or false"},
       {"llama", "dtype", R"("float7")", "float7"},
       {"llama", "head_dim", "15", "odd"},
+      {"llama", "head_dim", "2147483648", "at most 2^31"},
       {"gpt2", "n_head", "5", "n_head"},
       {"mistral", "sliding_window", "0", "sliding_window"},
   };

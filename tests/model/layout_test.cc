@@ -104,6 +104,16 @@ TEST(Layout, MissingTensorsAreNamed) {
   EXPECT_THAT(message_of(model), testing::HasSubstr("model.layers.1.self_attn.q_norm.weight"));
 }
 
+// Without a name made for each of them.
+TEST(Layout, MoreBlocksThanTensorsAreRefusedAtOnce) {
+  EditableCheckpoint model("llama-llama3-rope");
+  model.config["num_hidden_layers"] = 2'000'000'000;
+  EXPECT_THAT(message_of(model), testing::HasSubstr("'num_hidden_layers' is 2000000000"));
+  const Checkpoint checkpoint = model.write();
+  Findings findings;
+  EXPECT_THROW(read_layout(checkpoint, &findings), Error);
+}
+
 TEST(Layout, LeftoverTensorsAreNamed) {
   EditableCheckpoint model("llama");
   model.tensors["model.layers.0.self_attn.q_proj.bias"] = zeros(Dtype::kF16, {64});

@@ -153,6 +153,11 @@ TEST(OpenCheckpoint, NamesTheKeyThatItCannotRead) {
               HasSubstr("metadata 'general.architecture': 'bert' is not implemented"));
   EXPECT_THAT(error_with_key("llama.block_count", std::string("2")),
               HasSubstr("metadata 'llama.block_count': is no integer"));
+  EXPECT_THAT(error_with_key("llama.block_count", uint32_t{4'000'000'000}),
+              HasSubstr("'llama.block_count': is 4000000000, the file has "));
+  EXPECT_THAT(error_with_key("llama.block_count", int32_t{-1}), HasSubstr("is -1, the file has "));
+  EXPECT_THAT(error_with_key("llama.rope.scaling.type", std::string("\xFF")),
+              HasSubstr("metadata 'llama.rope.scaling.factor'"));
   EXPECT_THAT(error_with_key("llama.expert_count", uint32_t{8}),
               HasSubstr("'llama.expert_count': is not implemented"));
   EXPECT_THAT(error_with_key("llama.rope.dimension_count", uint32_t{8}),
