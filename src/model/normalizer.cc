@@ -25,6 +25,11 @@ namespace {
 
 using Step = std::function<std::string(const std::string&)>;
 
+// The compatibility form of U+FDFA, the longest, is 11 times as long, a space as a mark 3 times.
+// Steps may follow one another, each longer than the one before.
+constexpr size_t kMostGrowth = 64;
+constexpr size_t kSlack = 4096;  // bytes, for short texts
+
 bool is_ascii(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return (c & 0x80) == 0; });
 }
@@ -97,6 +102,7 @@ Step strip(const JsonView& section) {
 Step replace(const JsonView& section) {
   const JsonView pattern = section.at("pattern");
   std::string content = section.at("content").text();
+  if (content.size() > kSlack) section.fail("a replacement of more than 4096 bytes");
   if (const auto regex = pattern.find("Regex")) {
     return regex_replacement(regex->text(), std::move(content), regex->where());
   }
@@ -134,7 +140,7 @@ constexpr std::array<Row, 10> kRows{{
 
 }  // namespace
 
-Normalizer::Normalizer(const JsonView& section) { add(section); }
+Normalizer::Normalizer(const JsonView& section) : where_(section.where()) { add(section); }
 
 Normalizer Normalizer::nfc() {
   Normalizer result;
@@ -157,7 +163,14 @@ void Normalizer::add(const JsonView& section) {
 }
 
 std::string Normalizer::apply(std::string text) const {
-  for (const Step& step : steps_) text = step(text);
+  const size_t most = kMostGrowth * (text.size() + kSlack);
+  for (const Step& step : steps_) {
+    text = step(text);
+    if (text.size() > most) {
+      throw Error(where_,
+                  "makes a text more than " + std::to_string(kMostGrowth) + " times longer");
+    }
+  }
   return text;
 }
 

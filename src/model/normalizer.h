@@ -18,12 +18,14 @@ class Normalizer {
   static Normalizer nfc();
 
   bool empty() const { return steps_.empty(); }
-  // text is valid UTF-8, and so is the result.
+  // text is valid UTF-8, and so is the result. Throws Error for steps that make a text many times
+  // longer.
   std::string apply(std::string text) const;
 
  private:
   using Step = std::function<std::string(const std::string&)>;
   void add(const JsonView& section);
+  std::string where_;
   std::vector<Step> steps_;
 };
 

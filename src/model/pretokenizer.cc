@@ -15,6 +15,7 @@
 #include "src/model/json_view.h"
 #include "src/model/normalizer.h"
 #include "src/model/regex.h"
+#include "src/model/utf8.h"
 
 namespace nibble {
 
@@ -221,7 +222,9 @@ std::vector<Step> delimiter(const JsonView& section) {
 
 std::vector<Step> metaspace(const JsonView& section) {
   const std::string mark = section.text("replacement", "\u2581");
-  if (mark.empty()) section.at("replacement").fail("the replacement is empty");
+  if (mark.empty() || utf8_length(mark.front()) != mark.size()) {
+    section.at("replacement").fail("the replacement is not one character");
+  }
   std::vector<Step> steps{mark_spaces(mark, prefix_of(section))};
   if (section.flag("split", true)) {
     steps.push_back(
@@ -299,6 +302,7 @@ void Pretokenizer::add(const JsonView& section) {
     return;
   }
   if (type == "ByteLevel") {
+    if (byte_level_) section.fail("ByteLevel twice is not implemented");
     return add_byte_level(section.flag("add_prefix_space", true), section.flag("use_regex", true));
   }
   const auto row =

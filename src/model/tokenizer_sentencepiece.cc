@@ -4,8 +4,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -32,17 +34,22 @@ constexpr std::string_view kMark = "\u2581";
 // protocol buffers merge it into the first.
 constexpr std::string_view kNoDummyPrefix("\x1A\x02\x18\x00", 4);
 
+[[noreturn]] void refuse(const std::filesystem::path& file) {
+  throw Error(file.string(), "neither a SentencePiece model nor a tiktoken rank file",
+              "is the file complete?");
+}
+
 std::shared_ptr<const Processor> load(const std::filesystem::path& file, const std::string& bytes,
                                       bool dummy_prefix) {
   auto processor = std::make_shared<Processor>();
   std::string model = bytes;
   if (!dummy_prefix) model += kNoDummyPrefix;
-  const auto status = processor->LoadFromSerializedProto(model);
-  if (!status.ok() || processor->GetPieceSize() == 0) {
-    throw Error(file.string(), "neither a SentencePiece model nor a tiktoken rank file",
-                "is the file complete?");
+  try {
+    const auto status = processor->LoadFromSerializedProto(model);
+    if (status.ok() && processor->GetPieceSize() > 0) return processor;
+  } catch (const std::exception&) {  // of its trie, for pieces that it cannot hold
   }
-  return processor;
+  refuse(file);
 }
 
 // Control pieces are never found in a text by the library; transformers finds them as added tokens.
@@ -125,8 +132,10 @@ void require_known_class(const TokenizerConfig& config) {
 TokenizerParts read_sentencepiece(const std::filesystem::path& file, const std::string& bytes,
                                   const TokenizerConfig& config) {
   require_known_class(config);
-  const SentencePieceSpec spec = read_sentencepiece_spec(bytes);
-  const bool by_word = spec.bpe && spec.identity;
+  const std::optional<SentencePieceSpec> read = read_sentencepiece_spec(bytes);
+  if (!read) refuse(file);
+  const SentencePieceSpec& spec = *read;
+  const bool by_word = spec.bpe && spec.is_identity();
   const bool own_prefix = by_word || !config.legacy;
   const auto processor = load(file, bytes, !own_prefix);
   TokenizerParts parts;

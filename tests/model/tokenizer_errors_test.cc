@@ -107,6 +107,11 @@ TEST(TokenizerJsonErrors, NameFileAndKey) {
       {R"({"normalizer": {"type": "Replace", "pattern": {}, "content": ""}})", "normalizer.pattern",
        "key 'String' is missing"},
       {R"({"pre_tokenizer": {"type": "BertPreTokenizer"}})", "pre_tokenizer.type", "not implement"},
+      {R"({"pre_tokenizer": {"type": "Sequence",
+           "pretokenizers": [{"type": "ByteLevel"}, {"type": "ByteLevel"}]}})",
+       "pre_tokenizer.pretokenizers[1]", "ByteLevel twice"},
+      {R"({"pre_tokenizer": {"type": "Metaspace", "replacement": "ab"}})",
+       "pre_tokenizer.replacement", "not one character"},
       {R"({"pre_tokenizer": {"type": "Split", "behavior": "Isolated", "pattern": {"Regex": "("}}})",
        "pre_tokenizer.pattern.Regex", "does not compile"},
       {R"({"pre_tokenizer": {"type": "Split", "behavior": "Isolated", "pattern": {"Regex": "\\h"}}})",
@@ -142,6 +147,24 @@ TEST(TokenizerJsonErrors, NameFileAndKey) {
     EXPECT_THAT(error, testing::HasSubstr("tokenizer.json")) << row.patch;
     EXPECT_THAT(error, testing::HasSubstr(row.place)) << row.patch;
     EXPECT_THAT(error, testing::HasSubstr(row.problem)) << row.patch;
+  }
+}
+
+TEST(TokenizerJsonErrors, ANormalizerThatDoublesATextAgainAndAgainIsRefused) {
+  std::string steps;
+  for (int i = 0; i < 60; ++i) {
+    steps += R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"},)";
+  }
+  steps.pop_back();
+  const Tokenizer tokenizer =
+      Folder()
+          .with_small(R"({"normalizer": {"type": "Sequence", "normalizers": [)" + steps + "]}}")
+          .open();
+  try {
+    tokenizer.encode("a");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("tokenizer.json: normalizer: makes a text more"));
   }
 }
 
