@@ -38,6 +38,15 @@ std::string lower_case(std::string text) {
   return text;
 }
 
+bool is_zipped(const std::filesystem::path& file) {
+  return lower_case(file.extension().string()) == ".gz";
+}
+
+// In lower case, that of what a .gz holds.
+std::string extension_inside(const std::filesystem::path& file) {
+  return lower_case((is_zipped(file) ? file.stem() : file).extension().string());
+}
+
 // Collects documents of one file.
 class DocumentReader {
  public:
@@ -147,10 +156,22 @@ bool dataset_is_ids(const std::filesystem::path& file) {
   return extension == ".npy" || extension == ".bin";
 }
 
+void check_options(const std::filesystem::path& file, const DatasetOptions& options) {
+  const std::string extension = extension_inside(file);
+  if (options.text_key != DatasetOptions().text_key && extension != ".json" &&
+      extension != ".jsonl") {
+    throw Error(file.string(), "has no key '" + options.text_key + "': it is no JSON",
+                "leave out --text-key");
+  }
+  if (options.ids_dtype != DatasetOptions().ids_dtype && extension != ".bin") {
+    throw Error(file.string(), "is no .bin, whose type of ids is asked for",
+                "leave out --ids-dtype");
+  }
+}
+
 Dataset read_dataset(const std::filesystem::path& file, const DatasetOptions& options) {
-  std::string extension = lower_case(file.extension().string());
-  const bool zipped = extension == ".gz";
-  if (zipped) extension = lower_case(file.stem().extension().string());
+  const bool zipped = is_zipped(file);
+  const std::string extension = extension_inside(file);
   const bool text = extension == ".txt" || extension == ".raw";
   const bool json = extension == ".json" || extension == ".jsonl";
   const bool ids = dataset_is_ids(file);

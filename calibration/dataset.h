@@ -30,6 +30,10 @@ struct Dataset {
 // text that is not UTF-8, an empty dataset, a truncated gzip, ids that do not fit.
 Dataset read_dataset(const std::filesystem::path& file, const DatasetOptions& options);
 
+// Throws Error for an option that says nothing about a file of this kind: a key of text, a type of
+// ids.
+void check_options(const std::filesystem::path& file, const DatasetOptions& options);
+
 // Whether a file of this name holds token ids rather than text: .npy, .bin.
 bool dataset_is_ids(const std::filesystem::path& file);
 

@@ -34,7 +34,7 @@ struct Gate {
   bool passed;
 };
 
-std::vector<Gate> check_gates(const EvaluateArguments& typed, const EvaluateResult& result) {
+std::vector<Gate> gates_of(const EvaluateArguments& typed, const EvaluateResult& result) {
   std::vector<Gate> gates;
   if (typed.max_perplexity) {
     gates.push_back({"perplexity " + format_number(result.perplexity, 4) + ", at most " +
@@ -57,7 +57,11 @@ std::vector<Gate> check_gates(const EvaluateArguments& typed, const EvaluateResu
   return gates;
 }
 
-void check_gates_have_reference(const EvaluateArguments& typed) {
+// Before the work, what is wrong with them.
+void check_gates(const EvaluateArguments& typed) {
+  if (!typed.max_perplexity_increase.empty()) {
+    parse_fraction(typed.max_perplexity_increase, "--max-perplexity-increase");
+  }
   if (!typed.reference.empty()) return;
   if (typed.max_perplexity_increase.empty() && !typed.max_kl) return;
   throw Error(typed.max_kl ? "--max-kl" : "--max-perplexity-increase",
@@ -116,14 +120,14 @@ void print_result(const EvaluateOptions& options, const EvaluateResult& result) 
 int run(EvaluateArguments& typed, const CommandLine& line) {
   typed.options.protocol = protocol_from_name(typed.protocol);
   typed.options.dataset_options.ids_dtype = parse_integer_type(typed.ids_dtype, "--ids-dtype");
-  check_gates_have_reference(typed);
+  check_gates(typed);
   const auto open = [](const std::string& model) {
     return std::make_shared<const Checkpoint>(open_checkpoint(model));
   };
   const auto checkpoint = open(typed.model);
   const auto reference = typed.reference.empty() ? nullptr : open(typed.reference);
   const EvaluateResult result = evaluate(checkpoint, reference, typed.options, make_progress(line));
-  const std::vector<Gate> gates = check_gates(typed, result);
+  const std::vector<Gate> gates = gates_of(typed, result);
   if (line.json) {
     print_json(to_json(typed, result, gates));
   } else {
@@ -166,10 +170,12 @@ void declare_evaluate(CLI::App& command, CommandLine& line) {
       ->capture_default_str();
   command.add_option("--ids-dtype", typed->ids_dtype, "integer type of .bin")
       ->capture_default_str();
-  command.add_option("--max-perplexity", typed->max_perplexity, "exit with 1 above this");
+  command.add_option("--max-perplexity", typed->max_perplexity, "exit with 1 above this")
+      ->check(CLI::PositiveNumber);
   command.add_option("--max-perplexity-increase", typed->max_perplexity_increase,
                      "exit with 1 above this, for example 2%");
-  command.add_option("--max-kl", typed->max_kl, "exit with 1 above this");
+  command.add_option("--max-kl", typed->max_kl, "exit with 1 above this")
+      ->check(CLI::NonNegativeNumber);
   line.run = [typed, &line] { return run(*typed, line); };
 }
 

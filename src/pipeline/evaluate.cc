@@ -149,6 +149,7 @@ struct TokenStream {
 
 TokenStream read_stream(const EvaluateOptions& options, const Checkpoint& checkpoint,
                         const Config& config) {
+  check_options(options.dataset, options.dataset_options);
   const Dataset dataset = read_dataset(options.dataset, options.dataset_options);
   TokenStream stream;
   if (dataset.ids.empty()) {
@@ -185,7 +186,7 @@ void score(const Stream& stream, const WindowBatch& windows, const Matrix& x, Mo
 void check_finite(double nll, const Checkpoint& checkpoint) {
   if (std::isfinite(nll)) return;
   throw Error(checkpoint.folder().string(), "the loss is not a number",
-              "NaN or infinity in the weights or activations");
+              "NaN or infinity in the weights or activations; 'nibble verify' names weights");
 }
 
 }  // namespace
@@ -203,6 +204,13 @@ Protocol protocol_from_name(const std::string& name) {
 
 Windows make_windows(Protocol protocol, int64_t ids, int64_t seq_len, int64_t stride,
                      bool bos_first) {
+  const int64_t least = protocol == Protocol::kLlamaCpp ? 3 : 2;
+  if (seq_len < least) {
+    throw Error("--seq-len",
+                "nothing is scored in windows of " + std::to_string(seq_len) +
+                    " tokens by the protocol " + std::string(protocol_name(protocol)),
+                "at least " + std::to_string(least));
+  }
   Windows windows;
   windows.seq_len = seq_len;
   windows.last_target = seq_len;
@@ -213,7 +221,7 @@ Windows make_windows(Protocol protocol, int64_t ids, int64_t seq_len, int64_t st
     windows.starts.push_back(start);
     windows.first_target.push_back(protocol == Protocol::kLlamaCpp ? seq_len / 2 + 1 : fresh);
   }
-  if (windows.starts.empty() || seq_len < 2) {
+  if (windows.starts.empty()) {
     throw Error(
         "dataset",
         std::to_string(ids) + " tokens, shorter than one window of " + std::to_string(seq_len),

@@ -43,7 +43,8 @@ struct Windows {
   int64_t last_target = 0;            // exclusive
   bool bos_first = false;             // the window's first id is replaced by BOS
 };
-// ids: how many the stream has. Throws Error when not one window fits.
+// ids: how many the stream has. Throws Error when not one window fits, and for windows so short
+// that nothing in them is scored.
 Windows make_windows(Protocol protocol, int64_t ids, int64_t seq_len, int64_t stride,
                      bool bos_first);
 

@@ -336,4 +336,19 @@ TEST(TokenStream, TextNeedsATokenizer) {
   EXPECT_THROW(token_stream(dataset, nullptr, 4096), Error);
 }
 
+TEST(DatasetOptions, ThatSayNothingAboutAFileAreErrors) {
+  DatasetOptions key;
+  key.text_key = "body";
+  DatasetOptions type;
+  type.ids_dtype = Dtype::kI32;
+  EXPECT_NO_THROW(check_options("x.jsonl.gz", key));
+  EXPECT_NO_THROW(check_options("x.bin", type));
+  for (const char* file : {"x.txt", "x.npy", "x.bin", "x.raw.gz"}) {
+    EXPECT_THROW(check_options(file, key), Error) << file;
+  }
+  for (const char* file : {"x.npy", "x.json", "x.txt"}) {
+    EXPECT_THROW(check_options(file, type), Error) << file;
+  }
+}
+
 }  // namespace nibble

@@ -43,6 +43,13 @@ TEST(Windows, LlamaCppScoresTheSecondHalf) {
   EXPECT_TRUE(windows.bos_first);
 }
 
+TEST(Windows, InWhichNothingIsScoredAreAnError) {
+  EXPECT_THROW(make_windows(Protocol::kHf, 16, 1, 1, false), Error);
+  EXPECT_THROW(make_windows(Protocol::kLlamaCpp, 16, 2, 2, false), Error);
+  EXPECT_EQ(scored(make_windows(Protocol::kLlamaCpp, 3, 3, 3, false), 3),
+            (std::vector<int>{0, 0, 1}));
+}
+
 TEST(Windows, ATextShorterThanOneWindowIsAnError) {
   EXPECT_THROW(make_windows(Protocol::kHf, 3, 4, 4, false), Error);
 }
