@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "formats/config_fields.h"
 #include "formats/json.h"
 #include "quantizers/solvers/scale_search.h"
 #include "src/tensor/dtype.h"
@@ -57,8 +58,11 @@ void from_value(const Json& json, T& value) {
   constexpr bool is_text = std::is_same_v<T, std::string>;
   if (is_text && !json.is_string()) throw Error("", "expected text");
   if (std::is_same_v<T, bool> && !json.is_boolean()) throw Error("", "expected true or false");
-  if (std::is_integral_v<T> && !std::is_same_v<T, bool> && !json.is_number_integer()) {
-    throw Error("", "expected a whole number");
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    if (!json.is_number_integer()) throw Error("", "expected a whole number");
+    const bool fits = json.is_number_unsigned() ? std::in_range<T>(json.get<uint64_t>())
+                                                : std::in_range<T>(json.get<int64_t>());
+    if (!fits) throw Error("", "out of range");
   }
   if (std::is_floating_point_v<T> && !json.is_number()) throw Error("", "expected a number");
   value = json.get<T>();
@@ -136,9 +140,9 @@ class Reader {
     try {
       from_value(*found, value);
     } catch (const Error& error) {
-      throw Error(where_ + ": " + name, found->dump() + ": " + error.problem(), error.hint());
+      throw Error(where_ + ": " + name, shown(*found) + ": " + error.problem(), error.hint());
     } catch (const nlohmann::json::exception&) {
-      throw Error(where_ + ": " + name, found->dump() + " is out of range or of the wrong type");
+      throw Error(where_ + ": " + name, shown(*found) + " is out of range or of the wrong type");
     }
   }
   void section(const char* name, const std::function<void(Reader&)>& visit) {
@@ -244,35 +248,57 @@ void visit_recipe(Fields& fields, Recipe& recipe) {
   fields.field("guard", recipe.guard);
 }
 
-Json from_yaml(const YAML::Node& node, const std::string& where) {
-  switch (node.Type()) {
-    case YAML::NodeType::Undefined:
-    case YAML::NodeType::Null:
-      return {};
-    case YAML::NodeType::Sequence: {
-      Json list = Json::array();
-      for (const YAML::Node& item : node) list.push_back(from_yaml(item, where));
-      return list;
-    }
-    case YAML::NodeType::Map: {
-      Json map = Json::object();
-      for (const auto& pair : node) {
-        const auto key = pair.first.as<std::string>();
-        if (map.contains(key)) throw Error(where, "key '" + key + "' stands there twice");
-        map[key] = from_yaml(pair.second, where);
+// Aliases let a few bytes of YAML stand for any number of values, or for a list that holds itself.
+constexpr int kMostLevels = 32;
+constexpr int kMostValues = 100'000;
+
+class YamlReader {
+ public:
+  explicit YamlReader(std::string where) : where_(std::move(where)) {}
+
+  Json read(const YAML::Node& node, int level = 0) {
+    if (level > kMostLevels) fail("values inside each other in more than 32 levels");
+    if (++values_ > kMostValues) fail("more than 100000 values");
+    switch (node.Type()) {
+      case YAML::NodeType::Undefined:
+      case YAML::NodeType::Null:
+        return {};
+      case YAML::NodeType::Sequence: {
+        Json list = Json::array();
+        for (const YAML::Node& item : node) list.push_back(read(item, level + 1));
+        return list;
       }
-      return map;
+      case YAML::NodeType::Map: {
+        Json map = Json::object();
+        for (const auto& pair : node) {
+          const auto key = pair.first.as<std::string>();
+          if (map.contains(key)) fail("key '" + key + "' stands there twice");
+          map[key] = read(pair.second, level + 1);
+        }
+        return map;
+      }
+      case YAML::NodeType::Scalar:
+        break;
     }
-    case YAML::NodeType::Scalar:
-      break;
+    return scalar(node);
   }
-  auto text = node.as<std::string>();
-  if (node.Tag() == "!") return text;  // quoted
-  if (bool flag = false; YAML::convert<bool>::decode(node, flag)) return flag;
-  if (int64_t number = 0; YAML::convert<int64_t>::decode(node, number)) return number;
-  if (double number = 0; YAML::convert<double>::decode(node, number)) return number;
-  return text;
-}
+
+ private:
+  static Json scalar(const YAML::Node& node) {
+    auto text = node.as<std::string>();
+    if (node.Tag() == "!") return text;  // quoted
+    if (bool flag = false; YAML::convert<bool>::decode(node, flag)) return flag;
+    if (int64_t number = 0; YAML::convert<int64_t>::decode(node, number)) return number;
+    if (uint64_t number = 0; YAML::convert<uint64_t>::decode(node, number)) return number;
+    if (double number = 0; YAML::convert<double>::decode(node, number)) return number;
+    return text;
+  }
+
+  [[noreturn]] void fail(const std::string& problem) const { throw Error(where_, problem); }
+
+  std::string where_;
+  int values_ = 0;
+};
 
 void check_values(const Recipe& recipe, const std::string& where) {
   const auto in_range = [&](const char* key, double value, double low, double high) {
@@ -319,10 +345,11 @@ Json to_json(const Recipe& recipe) {
 Recipe read_recipe(const std::filesystem::path& file) {
   const std::string where = file.string();
   std::ifstream stream(file);
-  if (!stream) throw Error(where, "cannot be read", "is there such a file?");
+  if (!stream || std::filesystem::is_directory(file))
+    throw Error(where, "cannot be read", "is there such a file?");
   Json json;
   try {
-    json = from_yaml(YAML::Load(stream), where);
+    json = YamlReader(where).read(YAML::Load(stream));
   } catch (const YAML::Exception& error) {
     throw Error(where, error.what());
   }

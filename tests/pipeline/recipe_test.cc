@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -99,6 +100,25 @@ TEST_F(RecipeFile, ErrorsNameTheFileTheKeyAndTheNearest) {
   EXPECT_NE(error_of("correct_past: 2").find("out of range"), std::string::npos);
   EXPECT_NE(error_of("gptq: {scale_search: best}").find("unknown search"), std::string::npos);
   EXPECT_THROW(read_recipe(folder_.path() / "absent.yaml"), Error);
+  EXPECT_NE(error_of("bits: 4294967300").find("out of range"), std::string::npos);
+}
+
+TEST_F(RecipeFile, AliasesThatMakeManyValuesOfFewBytesAreErrors) {
+  std::string bomb = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n";
+  for (char name = 'b'; name < 'm'; ++name) {
+    const std::string previous = {'*', static_cast<char>(name - 1), ','};
+    bomb += std::string(1, name) + ": &" + name + " [";
+    for (int i = 0; i < 9; ++i) bomb += previous;
+    bomb += "]\n";
+  }
+  EXPECT_NE(error_of(bomb).find("recipe.yaml: more than 100000 values"), std::string::npos)
+      << error_of(bomb);
+  EXPECT_NE(error_of("include: &a [*a]").find("inside each other"), std::string::npos)
+      << error_of("include: &a [*a]");
+}
+
+TEST_F(RecipeFile, EverySeedReadsBack) {
+  EXPECT_EQ(read("calibration: {seed: 18446744073709551615}").calibration.seed, UINT64_MAX);
 }
 
 TEST(SchemeChoice, ARuleChangesOnlyWhatItNames) {
