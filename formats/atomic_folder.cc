@@ -15,6 +15,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "src/tensor/error.h"
 
@@ -22,6 +23,8 @@ namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kPartial = ".partial-";
 
 // Of errno.
 [[noreturn]] void refuse(const fs::path& path, const std::string& what) {
@@ -74,7 +77,75 @@ void check_target(const fs::path& target, bool replace) {
   }
 }
 
+fs::path partial_of(fs::path target) {
+  target += kPartial + std::to_string(::getpid());
+  return target;
+}
+
+// Whether `name` is what partial_of makes of `target`, in any process.
+bool is_partial_of(const std::string& target, const std::string& name) {
+  const std::string prefix = target + kPartial;
+  return name.starts_with(prefix) && name.size() > prefix.size() &&
+         name.find_first_not_of("0123456789", prefix.size()) == std::string::npos;
+}
+
+// A partial file or folder is locked as long as its process lives, so one that is not was left by
+// a process that was killed. Where the file system has no locks nothing is taken for such.
+std::vector<fs::path> remove_leftovers(const fs::path& target) {
+  std::vector<fs::path> removed;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(target.parent_path(), error)) {
+    const fs::path& path = entry.path();
+    if (!is_partial_of(target.filename().string(), path.filename().string())) continue;
+    const int lock = ::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (lock < 0) continue;
+    if (::flock(lock, LOCK_EX | LOCK_NB) == 0) {
+      fs::remove_all(path, error);
+      if (!error) removed.push_back(path);
+    }
+    ::close(lock);
+  }
+  std::ranges::sort(removed);
+  return removed;
+}
+
+bool is_at(int descriptor, const fs::path& path) {
+  struct stat open {};
+  struct stat named {};
+  return ::fstat(descriptor, &open) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         open.st_dev == named.st_dev && open.st_ino == named.st_ino;
+}
+
+// Makes an empty file or folder that is ours alone; returns its lock, a descriptor to close.
+int claim(const fs::path& path, bool folder) {
+  // Another process that removes leftovers may take it before it is locked: then once more.
+  for (;;) {
+    const int made = folder ? ::mkdir(path.c_str(), 0777)
+                            : ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (made < 0 && errno == EEXIST) {
+      throw Error(path.string(), "in use by another process",
+                  "or left by one, where the file system has no locks: then remove it");
+    }
+    if (made < 0) refuse(path, "cannot be created");
+    if (!folder) ::close(made);
+    const int lock = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (lock < 0 && errno != ENOENT) refuse(path, "cannot be opened");
+    if (lock < 0) continue;
+    ::flock(lock, LOCK_EX);  // some network file systems cannot: then without
+    if (is_at(lock, path)) return lock;
+    ::close(lock);
+  }
+}
+
 }  // namespace
+
+std::vector<std::string> leftover_warnings(const std::vector<fs::path>& removed) {
+  std::vector<std::string> warnings;
+  for (const fs::path& path : removed) {
+    warnings.push_back(path.string() + ": removed, left by a run that was killed");
+  }
+  return warnings;
+}
 
 OutputFile::OutputFile(fs::path file)
     : path_(std::move(file)),
@@ -141,19 +212,18 @@ fs::path checked_file(const fs::path& target, bool replace) {
   return resolved;
 }
 
-fs::path partial_of(fs::path target) {
-  target += ".partial-" + std::to_string(::getpid());
-  return target;
-}
-
 }  // namespace
 
 AtomicFile::AtomicFile(const fs::path& target, bool replace)
-    : target_(checked_file(target, replace)), output_(partial_of(target_)) {}
+    : target_(checked_file(target, replace)),
+      removed_(remove_leftovers(target_)),
+      lock_(claim(partial_of(target_), false)),
+      output_(partial_of(target_)) {}
 
 AtomicFile::~AtomicFile() {
   std::error_code ignored;
   if (open_) fs::remove(path(), ignored);
+  ::close(lock_);
 }
 
 void AtomicFile::commit() {
@@ -168,32 +238,12 @@ void AtomicFile::commit() {
 AtomicFolder::AtomicFolder(const fs::path& target, bool replace)
     : target_(resolve(target)), replace_(replace) {
   check_target(target_, replace_);
+  removed_ = remove_leftovers(target_);
   path_ = partial_of(target_);
-  create();
+  lock_ = claim(path_, true);
 }
 
 AtomicFolder::~AtomicFolder() { abandon(); }
-
-// A process that died leaves its folder behind, unlocked; another may get its number.
-void AtomicFolder::create() {
-  const bool is_new = ::mkdir(path_.c_str(), 0777) == 0;
-  if (!is_new && errno != EEXIST) refuse(path_, "cannot be created");
-  lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (lock_ < 0) refuse(path_, "cannot be opened");
-  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    const int reason = errno;
-    ::close(lock_);
-    lock_ = -1;
-    // Some network file systems have no locks; a folder just made is ours without one.
-    if (!is_new) throw Error(path_.string(), "in use by another process", std::strerror(reason));
-  }
-  open_ = true;
-  if (!is_new) {
-    for (const fs::directory_entry& entry : fs::directory_iterator(path_)) {
-      fs::remove_all(entry.path());
-    }
-  }
-}
 
 void AtomicFolder::commit() {
   sync_folder(path_);
@@ -225,8 +275,7 @@ void AtomicFolder::abandon() noexcept {
   std::error_code ignored;
   if (open_) fs::remove_all(path_, ignored);
   open_ = false;
-  if (lock_ >= 0) ::close(lock_);
-  lock_ = -1;
+  if (lock_ >= 0) ::close(std::exchange(lock_, -1));
 }
 
 }  // namespace nibble

@@ -244,4 +244,6 @@ void CheckpointWriter::abandon() {
 
 const fs::path& CheckpointWriter::temporary_folder() const { return state_->folder.path(); }
 
+const std::vector<fs::path>& CheckpointWriter::removed() const { return state_->folder.removed(); }
+
 }  // namespace nibble

@@ -55,6 +55,8 @@ class CheckpointWriter {
   void abandon();
   // Where the files are until finish; all of them, once everything declared is written.
   const std::filesystem::path& temporary_folder() const;
+  // Leftovers of killed processes that were removed: formats/atomic_folder.h.
+  const std::vector<std::filesystem::path>& removed() const;
 
  private:
   class State;

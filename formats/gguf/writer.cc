@@ -86,4 +86,8 @@ int64_t GgufWriter::finish() {
 
 const std::filesystem::path& GgufWriter::temporary_file() const { return state_->file.path(); }
 
+const std::vector<std::filesystem::path>& GgufWriter::removed() const {
+  return state_->file.removed();
+}
+
 }  // namespace nibble

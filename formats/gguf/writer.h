@@ -38,6 +38,8 @@ class GgufWriter {
   int64_t finish();
   // Where the file is until finish.
   const std::filesystem::path& temporary_file() const;
+  // Leftovers of killed processes that were removed: formats/atomic_folder.h.
+  const std::vector<std::filesystem::path>& removed() const;
 
  private:
   class State;

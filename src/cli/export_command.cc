@@ -33,13 +33,15 @@ int run(const ExportArguments& typed, const CommandLine& line) {
   }
   const auto checkpoint = std::make_shared<const Checkpoint>(open_checkpoint(typed.model));
   const ExportReport report = export_checkpoint(checkpoint, options, make_progress(line));
+  for (const std::string& warning : report.warnings) print_message("warning: " + warning);
   if (line.json) {
     print_json({{"output", typed.output},
                 {"format", typed.format},
                 {"modules", report.modules},
                 {"bytes_in", report.bytes_in},
                 {"bytes_out", report.bytes_out},
-                {"seconds", report.seconds}});
+                {"seconds", report.seconds},
+                {"warnings", report.warnings}});
     return kDone;
   }
   print("wrote " + typed.output + " (" + typed.format + "): " + std::to_string(report.modules) +

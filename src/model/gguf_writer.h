@@ -37,6 +37,8 @@ class GgufModelWriter {
   int64_t finish() { return writer_->finish(); }
   // Where the file is until finish.
   const std::filesystem::path& temporary_file() const { return writer_->temporary_file(); }
+  // Likewise, after plan.
+  const std::vector<std::filesystem::path>& removed() const { return writer_->removed(); }
 
   // The type in which a tensor that is not quantized must be stored: F32 for vectors and learned
   // positions, which llama.cpp has in no other; what it is otherwise.

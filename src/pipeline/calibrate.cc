@@ -14,6 +14,7 @@
 #include "calibration/lint.h"
 #include "calibration/stats.h"
 #include "calibration/windows.h"
+#include "formats/atomic_folder.h"
 #include "formats/checkpoint.h"
 #include "src/architecture/architecture.h"
 #include "src/model/config.h"
@@ -84,6 +85,7 @@ class BlockSums {
 
 CalibrationData read_windows(const Checkpoint& checkpoint, const Config& config,
                              CalibrationOptions options, const std::filesystem::path& evaluation) {
+  check_options(options.dataset, options.dataset_options);
   options.seq_len = std::min(options.seq_len, config.context);
   std::optional<Tokenizer> tokenizer;
   const bool needs_tokenizer =
@@ -119,6 +121,9 @@ CalibrateReport calibrate(std::shared_ptr<const Checkpoint> checkpoint,
   StatisticsWriter writer(options.output, model.config(), report.origin,
                           {.histograms = options.histograms, .replace = options.force});
   report.bytes_out = writer.bytes();
+  for (std::string& warning : leftover_warnings(writer.removed())) {
+    report.warnings.push_back(std::move(warning));
+  }
 
   const Batch batch{.windows = windows.windows, .window = windows.seq_len};
   Matrix x = model.embed(windows.ids, batch);

@@ -210,6 +210,7 @@ ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
   });
   report.bytes_in = checkpoint->bytes();
   report.bytes_out = written.bytes;
+  report.warnings = written.warnings;
   report.seconds = watch.seconds();
   return report;
 }

@@ -24,6 +24,7 @@ struct ExportReport {
   int64_t bytes_in = 0;
   int64_t bytes_out = 0;
   double seconds = 0;
+  std::vector<std::string> warnings;
 };
 
 // The layer as the format holds it: as it is, with scales in the format's type where that loses

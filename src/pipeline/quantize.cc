@@ -46,6 +46,7 @@ QuantizeReport quantize(const Plan& plan, const OutputOptions& output, const Pro
                   {.make = [&](const PlannedModule& module) { return layers.make(module); },
                    .take_rewritten = [&] { return layers.take_rewritten(); }},
                   progress);
+  report.warnings.insert(report.warnings.end(), written.warnings.begin(), written.warnings.end());
   if (written.flushed > 0) {
     report.warnings.push_back(std::to_string(written.flushed) +
                               " values of unquantized tensors became zero in " +

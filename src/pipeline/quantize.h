@@ -15,6 +15,7 @@
 namespace nibble {
 
 struct OutputOptions {
+  // GGUF: the file, where it ends so; else model.gguf in this folder.
   std::filesystem::path folder;
   int64_t shard_bytes = 5'000'000'000;
   bool force = false;  // replaces an existing folder

@@ -1,18 +1,18 @@
 #include "src/pipeline/saved_statistics.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -21,7 +21,9 @@
 #include "calibration/windows.h"
 #include "formats/atomic_folder.h"
 #include "formats/checkpoint.h"
+#include "formats/config_fields.h"
 #include "formats/json.h"
+#include "formats/module_tensors.h"
 #include "formats/safetensors.h"
 #include "kernels/hessian.h"
 #include "src/architecture/architecture.h"
@@ -42,6 +44,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kMetadataKey = "nibble_statistics";
 constexpr int64_t kRowsTogether = 64;  // of a triangle, per write
+constexpr int64_t kMostWindows = int64_t{1} << 30;
 
 std::string prefix_of(int64_t block, InputGroup group, bool held_out) {
   return "block." + std::to_string(block) + "." + std::string(input_group_name(group)) +
@@ -58,6 +61,7 @@ std::string_view text_of(const T* values, int64_t count) {
 constexpr const char* kCounts = "histogram_counts";
 constexpr const char* kPlace = "histogram_place";
 constexpr int64_t kPlaceValues = 6;
+constexpr double kLargestFloat = std::numeric_limits<float>::max();
 
 std::array<double, kPlaceValues> place_of(const Histogram& histogram) {
   return {static_cast<double>(histogram.exponent),
@@ -66,6 +70,15 @@ std::array<double, kPlaceValues> place_of(const Histogram& histogram) {
           histogram.largest,
           histogram.moving_smallest,
           histogram.moving_largest};
+}
+
+// Exponents of floats, bins within 2^53, and counts whose sum is far from overflow.
+bool is_histogram(std::span<const int64_t> counts, std::span<const double> place) {
+  const auto within = [](double value, double limit) { return std::abs(value) <= limit; };
+  return within(place[0], 200) && within(place[1], 0x1p53) &&
+         std::ranges::all_of(place.subspan(2),
+                             [&](double x) { return within(x, kLargestFloat); }) &&
+         std::ranges::all_of(counts, [](int64_t n) { return n >= 0 && n <= int64_t{1} << 50; });
 }
 
 Histogram histogram_of(std::span<const int64_t> counts, std::span<const double> place) {
@@ -79,46 +92,28 @@ Histogram histogram_of(std::span<const int64_t> counts, std::span<const double> 
           .moving_largest = static_cast<float>(place[5])};
 }
 
-// Owns a file that is being written: removed unless it was given its name. A member of its own, so
-// that a constructor that throws after it leaves nothing.
-class PartialFile {
- public:
-  explicit PartialFile(fs::path path) : path_(std::move(path)) {}
-  ~PartialFile() {
-    std::error_code ignored;
-    if (!path_.empty()) fs::remove(path_, ignored);
-  }
-  PartialFile(const PartialFile&) = delete;
-  PartialFile& operator=(const PartialFile&) = delete;
-
-  const fs::path& path() const { return path_; }
-  void rename_to(const fs::path& target) {
-    fs::rename(path_, target);
-    path_.clear();
-  }
-
- private:
-  fs::path path_;
-};
-
-StatisticsOrigin read_origin(const Checkpoint& file) {
-  const std::string where = file.folder().string();
+StatisticsOrigin read_origin(const Checkpoint& file, const std::string& where) {
   const auto found = file.metadata().find(kMetadataKey);
   if (found == file.metadata().end()) {
     throw Error(where, "holds no statistics", "made by 'nibble calibrate'?");
   }
-  const Json json = parse_json(found->second, where + ": " + kMetadataKey);
+  const std::string place = where + ": " + kMetadataKey;
+  const Json json = parse_json(found->second, place);
+  const auto integer = [&](const char* key, int64_t low, int64_t high) {
+    const std::optional<int64_t> value = integer_field(json, key, place);
+    if (value && *value >= low && *value <= high) return *value;
+    throw Error(place,
+                value ? "'" + std::string(key) + "' is " + std::to_string(*value)
+                      : "no '" + std::string(key) + "'",
+                "expected " + std::to_string(low) + " to " + std::to_string(high));
+  };
   StatisticsOrigin origin;
-  try {
-    origin.model = json.at("model").get<std::string>();
-    origin.dataset = json.at("dataset").get<std::string>();
-    origin.windows = json.at("windows").get<int64_t>();
-    origin.seq_len = json.at("seq_len").get<int64_t>();
-    origin.held_out = json.at("held_out").get<int64_t>();
-    origin.options = json.at("options");
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(where + ": " + kMetadataKey, error.what());
-  }
+  origin.model = string_field(json, "model", place).value_or("");
+  origin.dataset = string_field(json, "dataset", place).value_or("");
+  origin.windows = integer("windows", 1, kMostWindows);
+  origin.seq_len = integer("seq_len", 1, kMostWindows);
+  origin.held_out = integer("held_out", 0, origin.windows - 1);
+  if (const auto options = json.find("options"); options != json.end()) origin.options = *options;
   return origin;
 }
 
@@ -151,14 +146,9 @@ Json to_json(const StatisticsOrigin& origin) {
 
 class StatisticsWriter::State {
  public:
-  State(fs::path target, const Config& config, const StatisticsOrigin& origin,
+  State(const fs::path& target, const Config& config, const StatisticsOrigin& origin,
         const StatisticsOptions& options)
-      : options_(options),
-        target_(std::move(target)),
-        partial_(target_.string() + ".partial-" + std::to_string(::getpid())) {
-    if (fs::exists(target_) && (!options.replace || !fs::is_regular_file(target_))) {
-      throw Error(target_.string(), "exists already", "use --force to replace a file");
-    }
+      : options_(options), file_(target, options.replace) {
     SafetensorsHeader header;
     header.metadata[kMetadataKey] = to_json(origin).dump();
     for (int64_t block = 0; block < config.layers; ++block) {
@@ -179,10 +169,11 @@ class StatisticsWriter::State {
       places_[entry.info.name] = std::ssize(head) + entry.begin;
     }
     bytes_ = std::ssize(head) + end;
-    file_ = OutputFile(partial_.path());
-    file_.reserve(bytes_);
-    file_.write_at(0, head);
+    file_.output().reserve(bytes_);
+    file_.output().write_at(0, head);
   }
+
+  const std::vector<fs::path>& removed() const { return file_.removed(); }
 
   int64_t bytes() const { return bytes_; }
 
@@ -198,7 +189,7 @@ class StatisticsWriter::State {
       rows.insert(rows.end(), values + row, values + K);
       if ((row + 1) % kRowsTogether != 0 && row + 1 != K) continue;
       const std::string_view bytes = text_of(rows.data(), std::ssize(rows));
-      file_.write_at(place, bytes);
+      file_.output().write_at(place, bytes);
       place += std::ssize(bytes);
       rows.clear();
     }
@@ -206,9 +197,8 @@ class StatisticsWriter::State {
   }
 
   void finish() {
-    if (written_ != declared_) throw Error(target_.string(), "statistics are incomplete");
-    file_.sync();
-    partial_.rename_to(target_);
+    if (written_ != declared_) throw Error(file_.target().string(), "statistics are incomplete");
+    file_.commit();
   }
 
  private:
@@ -231,30 +221,30 @@ class StatisticsWriter::State {
     std::vector<int64_t> counts = histogram.counts;
     counts.resize(Histogram::kBins);  // no tokens: none
     const std::array<double, kPlaceValues> place = place_of(histogram);
-    file_.write_at(places_.at(prefix + kCounts), text_of(counts.data(), std::ssize(counts)));
-    file_.write_at(places_.at(prefix + kPlace), text_of(place.data(), kPlaceValues));
+    file_.output().write_at(places_.at(prefix + kCounts),
+                            text_of(counts.data(), std::ssize(counts)));
+    file_.output().write_at(places_.at(prefix + kPlace), text_of(place.data(), kPlaceValues));
   }
 
   void write_vector(const std::string& name, const Vector& values) {
-    file_.write_at(places_.at(name), text_of(values.data(), values.size()));
+    file_.output().write_at(places_.at(name), text_of(values.data(), values.size()));
   }
 
   StatisticsOptions options_;
-  fs::path target_;
-  PartialFile partial_;
-  OutputFile file_;
+  AtomicFile file_;
   std::map<std::string, int64_t> places_;  // tensor -> byte of the file
   int64_t bytes_ = 0;
   int64_t declared_ = 0;  // groups, held-out ones apart
   int64_t written_ = 0;
 };
 
-StatisticsWriter::StatisticsWriter(fs::path file, const Config& config,
+StatisticsWriter::StatisticsWriter(const fs::path& file, const Config& config,
                                    const StatisticsOrigin& origin, const StatisticsOptions& options)
-    : state_(std::make_unique<State>(std::move(file), config, origin, options)) {}
+    : state_(std::make_unique<State>(file, config, origin, options)) {}
 StatisticsWriter::~StatisticsWriter() = default;
 
 int64_t StatisticsWriter::bytes() const { return state_->bytes(); }
+const std::vector<fs::path>& StatisticsWriter::removed() const { return state_->removed(); }
 
 void StatisticsWriter::write(int64_t block, InputGroup group, bool held_out,
                              const InputStatistics& statistics) {
@@ -268,7 +258,7 @@ SavedStatistics::SavedStatistics(const fs::path& file, const Checkpoint& checkpo
     : file_(Checkpoint::open(file)),
       config_(config),
       hold_out_(hold_out),
-      origin_(read_origin(file_)) {
+      origin_(read_origin(file_, file.string())) {
   const std::string model = to_text(hash_of(checkpoint));
   if (model != origin_.model) {
     throw Error(file.string(),
@@ -289,13 +279,21 @@ InputStatistics SavedStatistics::load(InputGroup group, bool held_out) const {
   const auto values_of = [&](const std::string& name, int64_t count, Dtype type) {
     Tensor tensor = file_.tensor(name);
     if (tensor.dtype() != type || tensor.shape() != Shape{count}) {
-      throw Error(file_.folder().string() + ": tensor '" + name + "'",
+      throw Error(where_of(file_, name),
                   "expected " + std::string(dtype_name(type)) + " [" + std::to_string(count) + "]");
     }
     return tensor;
   };
   const auto floats = [&](const std::string& name, int64_t count) {
-    return values_of(name, count, Dtype::kF32);
+    Tensor tensor = values_of(name, count, Dtype::kF32);
+    const auto values = tensor.values<float>();
+    const auto bad = std::ranges::find_if(values, [](float x) { return !std::isfinite(x); });
+    if (bad != values.end()) {
+      throw Error(where_of(file_, name),
+                  "value " + std::to_string(bad - values.begin()) + " is not finite",
+                  "is the file damaged?");
+    }
+    return tensor;
   };
   InputStatistics statistics;
   statistics.tokens =
@@ -315,6 +313,10 @@ InputStatistics SavedStatistics::load(InputGroup group, bool held_out) const {
   if (file_.has(prefix + kCounts)) {
     const Tensor counts = values_of(prefix + kCounts, Histogram::kBins, Dtype::kI64);
     const Tensor place = values_of(prefix + kPlace, kPlaceValues, Dtype::kF64);
+    if (!is_histogram(counts.values<int64_t>(), place.values<double>())) {
+      throw Error(where_of(file_, prefix + kPlace), "no histogram's numbers",
+                  "is the file damaged?");
+    }
     statistics.histogram = histogram_of(counts.values<int64_t>(), place.values<double>());
   }
   if (const auto found = rescaling_.inputs.find(group); found != rescaling_.inputs.end()) {

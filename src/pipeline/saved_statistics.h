@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "calibration/stats.h"
 #include "calibration/windows.h"
@@ -53,13 +54,15 @@ class StatisticsWriter {
  public:
   // Reserves the disk space. Throws Error when the target exists and is not to be replaced, and
   // when the disk has too little room, which it says.
-  StatisticsWriter(std::filesystem::path file, const Config& config, const StatisticsOrigin& origin,
-                   const StatisticsOptions& options);
+  StatisticsWriter(const std::filesystem::path& file, const Config& config,
+                   const StatisticsOrigin& origin, const StatisticsOptions& options);
   ~StatisticsWriter();
   StatisticsWriter(const StatisticsWriter&) = delete;
   StatisticsWriter& operator=(const StatisticsWriter&) = delete;
 
   int64_t bytes() const;  // of the file
+  // Leftovers of killed processes that were removed: formats/atomic_folder.h.
+  const std::vector<std::filesystem::path>& removed() const;
   void write(int64_t block, InputGroup group, bool held_out, const InputStatistics& statistics);
   void finish();
 

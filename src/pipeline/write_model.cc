@@ -10,9 +10,11 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "formats/atomic_folder.h"
 #include "formats/checkpoint_writer.h"
 #include "formats/format.h"
 #include "formats/gguf/blocks.h"
@@ -63,14 +65,46 @@ Tensor converted(const Tensor& source, const TensorInfo& target, int64_t& flushe
   return result;
 }
 
+// Makes a folder, if it is not there, and removes it again if nothing came to lie in it.
+class FolderToFill {
+ public:
+  explicit FolderToFill(const std::filesystem::path& folder) : folder_(folder) {
+    std::error_code error;
+    made_ = std::filesystem::create_directory(folder, error);
+    if (error) throw Error(folder.string(), "cannot be created: " + error.message());
+  }
+  ~FolderToFill() {
+    std::error_code ignored;
+    if (made_) std::filesystem::remove(folder_, ignored);  // an empty one only
+  }
+  FolderToFill(const FolderToFill&) = delete;
+  FolderToFill& operator=(const FolderToFill&) = delete;
+
+ private:
+  std::filesystem::path folder_;
+  bool made_ = false;
+};
+
+void refuse_source(const std::filesystem::path& output, const Checkpoint& source) {
+  std::error_code error;
+  if (!std::filesystem::equivalent(output, source.folder(), error)) return;
+  throw Error(output.string(), "is the model that is read", "choose another name for the output");
+}
+
 // Writes one model, remembers hashes of all it wrote, and compares them with what it reads back.
 class Run {
  public:
   Run(const ModelOutput& output, const OutputOptions& options, const Progress& progress)
       : output_(output), progress_(progress) {
+    refuse_source(options.folder, output.source);
     if (writes_one_file(output.format)) {
-      file_.emplace(options.folder, options.force, output.config, output.source.folder(),
-                    output.manifest);
+      std::filesystem::path file = options.folder;
+      if (file.extension() != ".gguf") {
+        made_folder_.emplace(file);
+        file /= "model.gguf";
+        refuse_source(file, output.source);
+      }
+      file_.emplace(file, options.force, output.config, output.source.folder(), output.manifest);
     } else {
       folder_.emplace(options.folder, CheckpointWriterOptions{.shard_bytes = options.shard_bytes,
                                                               .replace = options.force});
@@ -99,7 +133,9 @@ class Run {
     std::future<std::vector<FileHash>> hashes = start_hashing();
     verify();
     if (folder_) write_manifest(hashes.get());
-    return {.bytes = file_ ? file_->finish() : folder_->finish(), .flushed = flushed_};
+    return {.bytes = file_ ? file_->finish() : folder_->finish(),
+            .flushed = flushed_,
+            .warnings = leftover_warnings(file_ ? file_->removed() : folder_->removed())};
   }
 
  private:
@@ -250,7 +286,8 @@ class Run {
 
   const ModelOutput& output_;
   const Progress& progress_;
-  std::optional<CheckpointWriter> folder_;  // one of the two
+  std::optional<FolderToFill> made_folder_;  // outlives what is written into it
+  std::optional<CheckpointWriter> folder_;   // one of the two
   std::optional<GgufModelWriter> file_;
   std::string stage_;
   std::map<std::string, Hash128> hashes_;

@@ -34,6 +34,7 @@ struct LayerSource {
 struct WrittenModel {
   int64_t bytes = 0;    // of all files
   int64_t flushed = 0;  // values of dense tensors that a narrower type rounded to zero
+  std::vector<std::string> warnings;
 };
 
 // Throws Error; nothing is left under the output's name then.

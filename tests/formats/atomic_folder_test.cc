@@ -1,9 +1,14 @@
 #include "formats/atomic_folder.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -34,6 +39,19 @@ class AtomicFolderTest : public testing::Test {
   }
   std::string refusal(const fs::path& folder, bool replace) const {
     return message_of<Error>([&] { const AtomicFolder made(folder, replace); });
+  }
+  // What a process that ends in SIGKILL leaves under the name of a partial one.
+  template <typename Work>
+  fs::path killed(const Work& work) const {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      work();
+      ::_exit(1);
+    }
+    int status = 0;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    return target().string() + ".partial-" + std::to_string(child);
   }
 
  private:
@@ -123,6 +141,57 @@ TEST_F(AtomicFolderTest, ADeadProcessOfTheSameNumberIsNoObstacle) {
   AtomicFolder folder(target(), false);
   EXPECT_EQ(folder.path(), partial);
   EXPECT_TRUE(fs::is_empty(partial));
+  EXPECT_THAT(folder.removed(), testing::ElementsAre(partial));
+}
+
+TEST_F(AtomicFolderTest, WhatAKilledProcessLeftIsRemovedByTheNextOne) {
+  const fs::path left = killed([&] {
+    const AtomicFolder folder(target(), false);
+    write_file(folder.path() / "model.safetensors", "half");
+    ::kill(::getpid(), SIGKILL);
+  });
+  EXPECT_EQ(read_file(left / "model.safetensors"), "half");
+  const AtomicFolder folder(target(), false);
+  EXPECT_THAT(folder.removed(), testing::ElementsAre(left));
+  EXPECT_THAT(leftover_warnings(folder.removed()),
+              testing::ElementsAre(left.string() + ": removed, left by a run that was killed"));
+  EXPECT_EQ(entries(), 1U);
+}
+
+TEST_F(AtomicFolderTest, WhatAKilledProcessLeftOfAFileIsRemovedByTheNextOne) {
+  const fs::path left = killed([&] {
+    AtomicFile file(target(), false);
+    file.output().write_at(0, "half");
+    ::kill(::getpid(), SIGKILL);
+  });
+  EXPECT_EQ(read_file(left), "half");
+  AtomicFile file(target(), false);
+  EXPECT_THAT(file.removed(), testing::ElementsAre(left));
+  file.output().write_at(0, "whole");
+  file.commit();
+  EXPECT_EQ(read_file(target()), "whole");
+  EXPECT_EQ(entries(), 1U);
+}
+
+// Locks belong to descriptors, so that this process stands for two.
+TEST_F(AtomicFolderTest, WhatALivingProcessWritesStays) {
+  const fs::path other = target().string() + ".partial-1";
+  fs::create_directory(other);
+  const int lock = ::open(other.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(lock, LOCK_EX), 0);
+  { EXPECT_TRUE(AtomicFolder(target(), false).removed().empty()); }
+  EXPECT_TRUE(fs::exists(other));
+  ::close(lock);
+  EXPECT_THAT(AtomicFolder(target(), false).removed(), testing::ElementsAre(other));
+}
+
+TEST_F(AtomicFolderTest, FilesOfOtherNamesAreNoLeftovers) {
+  for (const char* name :
+       {"out.partial-", "out.partial-1x", "out2.partial-1", "out.partial-1.txt"}) {
+    write_file(parent() / name, "");
+  }
+  EXPECT_TRUE(AtomicFolder(target(), false).removed().empty());
+  EXPECT_EQ(entries(), 4U);
 }
 
 TEST_F(AtomicFolderTest, TwoAtOnceAreRefused) {
