@@ -10,7 +10,7 @@ void declare_windows(CLI::App& command, CalibrationOptions& calibration, std::st
   command.add_option("-d,--dataset", calibration.dataset,
                      "calibration text (.txt .raw .jsonl .json, .gz) or ids (.npy .bin)");
   command.add_option("--samples", calibration.samples, "calibration windows")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1'000'000'000))
       ->capture_default_str();
   command.add_option("--seq-len", calibration.seq_len, "tokens per window, at most the context")
       ->check(CLI::PositiveNumber)

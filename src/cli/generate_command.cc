@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "formats/checkpoint.h"
 #include "src/cli/command.h"
@@ -20,9 +21,14 @@ void write_piece(std::string_view piece) {
 
 int run(const std::string& model, const GenerateOptions& options, const CommandLine& line) {
   const auto checkpoint = std::make_shared<const Checkpoint>(open_checkpoint(model));
-  if (!line.json) write_piece(options.prompt);
-  const GenerateResult result =
-      line.json ? generate(checkpoint, options, {}) : generate(checkpoint, options, write_piece);
+  bool begun = false;
+  const auto show = [&](std::string_view piece) {
+    if (line.json) return;
+    if (!std::exchange(begun, true)) write_piece(options.prompt);
+    write_piece(piece);
+  };
+  const GenerateResult result = generate(checkpoint, options, show);
+  show("");
   const double rate = result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0;
   if (line.json) {
     print_json({{"model", model},

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "src/cli/command.h"
+#include "src/cli/interrupt.h"
 #include "src/cli/output.h"
 #include "src/pipeline/version.h"
 #include "src/tensor/error.h"
@@ -111,7 +112,12 @@ int run_program(int argc, char** argv) {
   CommandLine line;
   for (int i = 1; i < argc; ++i) line.json = line.json || std::string_view(argv[i]) == "--json";
   try {
-    return parse_and_run(argc, argv, line);
+    const int status = parse_and_run(argc, argv, line);
+    finish_output();
+    return status;
+  } catch (const Interrupted& interrupted) {
+    print_message("interrupted: nothing is left of the output");
+    end_by(interrupted);
   } catch (const Error& error) {
     print_error(line, error);
   } catch (const std::bad_alloc&) {
@@ -127,5 +133,6 @@ int run_program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   nibble::set_up_libraries(argv);
+  nibble::catch_interrupts();
   return nibble::run_program(argc, argv);
 }

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,7 +17,9 @@
 
 #include "formats/json.h"
 #include "src/cli/command.h"
+#include "src/cli/interrupt.h"
 #include "src/pipeline/progress.h"
+#include "src/tensor/error.h"
 
 namespace nibble {
 namespace {
@@ -108,6 +112,14 @@ void print_json(const Json& json) {
   print(json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
+void finish_output() {
+  const bool failed = std::ferror(stdout) != 0;
+  if (std::fflush(stdout) != 0 || failed) {
+    throw Error("standard output", std::string("cannot be written: ") + std::strerror(errno),
+                "is the disk full?");
+  }
+}
+
 void print_message(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
 
 std::string format_number(double value, int decimals) {
@@ -157,9 +169,12 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
 }
 
 Progress make_progress(const CommandLine& line) {
-  if (line.quiet) return {};
+  if (line.quiet) return [](const ProgressEvent&) { throw_if_interrupted(); };
   auto shown = std::make_shared<ProgressLine>();
-  return [shown](const ProgressEvent& event) { shown->show(event); };
+  return [shown](const ProgressEvent& event) {
+    throw_if_interrupted();
+    shown->show(event);
+  };
 }
 
 }  // namespace nibble

@@ -13,6 +13,7 @@ namespace nibble {
 
 void print(const std::string& text);          // stdout, with a newline
 void print_json(const Json& json);            // stdout
+void finish_output();                         // throws Error if stdout was not all written
 void print_message(const std::string& text);  // stderr, with a newline
 
 std::string format_bytes(int64_t bytes);     // "11.5 MB"
@@ -23,7 +24,7 @@ std::string format_number(double value, int decimals);
 std::string format_table(const std::vector<std::vector<std::string>>& rows);
 
 // On a terminal one line that is rewritten, with rate and time left; otherwise a plain line at most
-// every 10 seconds. Empty when the user wants none.
+// every 10 seconds; none when the user wants none. Ends the run after Ctrl-C: src/cli/interrupt.h.
 Progress make_progress(const CommandLine& line);
 
 }  // namespace nibble

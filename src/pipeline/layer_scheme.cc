@@ -23,11 +23,12 @@ namespace {
 
 constexpr int kDefaultBits = 4;
 constexpr int64_t kDefaultGroup = 128;
+constexpr int64_t kLargestGroup = int64_t{1} << 31;  // as config.json's sizes
 constexpr int64_t kDefaultTableBlock = 64;
 
 int64_t checked_group(int64_t group_size) {
   if (group_size == -1) return kAll;
-  if (group_size >= 1) return group_size;
+  if (group_size >= 1 && group_size <= kLargestGroup) return group_size;
   throw Error("group size", std::to_string(group_size) + " is none",
               "a number of columns, or -1 for the whole row");
 }

@@ -1,9 +1,15 @@
 // Inputs that must end in status 2, saying where, and leave nothing behind.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/types.h>
 
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <ios>
 #include <string>
 
 #include "formats/checkpoint.h"
@@ -95,6 +101,60 @@ TEST(Failures, AGroupSizeThatDoesNotDivideNamesTheModuleAndFormatsThatHoldIt) {
                         "nibble"})
                 .status,
             0);
+}
+
+TEST(Failures, AGroupSizeBeyondAnyRowIsAnError) {
+  const TemporaryFolder folder;
+  const ProgramResult result = run_nibble({"quantize", kTiny / "llama", "-o", folder.path() / "out",
+                                           "-g", "9223372036854775807", "-f", "nibble"});
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.err.find("group size: 9223372036854775807"), std::string::npos) << result.err;
+}
+
+TEST(Failures, TheModelItselfIsNoOutput) {
+  const TemporaryFolder folder;
+  fs::copy(kTiny / "llama", folder.path() / "model");
+  const std::string before = read_file(folder.path() / "model" / "model.safetensors");
+  const ProgramResult result = run_nibble({"quantize", folder.path() / "model", "-g", "32", "-o",
+                                           folder.path() / "model" / ".", "--force"});
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.err.find("is the model that is read"), std::string::npos) << result.err;
+  EXPECT_EQ(read_file(folder.path() / "model" / "model.safetensors"), before);
+  expect_only(folder.path(), "model");
+}
+
+TEST(Failures, WhatAKilledRunLeftIsRemovedAndSaid) {
+  const TemporaryFolder folder;
+  fs::create_directory(folder.path() / "out.partial-1");
+  write_file(folder.path() / "out.partial-1" / "model.safetensors", "half");
+  const ProgramResult result =
+      run_nibble({"quantize", kTiny / "llama", "-o", folder.path() / "out", "-g", "32"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_NE(result.err.find("out.partial-1: removed, left by a run that was killed"),
+            std::string::npos)
+      << result.err;
+  expect_only(folder.path(), "out");
+}
+
+// The run waits for the dataset when the signal comes, and ends at its first report of progress.
+TEST(Failures, AnInterruptedRunLeavesNothing) {
+  const TemporaryFolder folder;
+  const fs::path ids = folder.path() / "ids.npy";
+  ASSERT_EQ(mkfifo(ids.c_str(), 0600), 0);
+  const ProgramResult result = run_nibble_with(
+      {"calibrate", kTiny / "llama", "-d", ids, "-o", folder.path() / "stats", "--seq-len", "16"},
+      [&](pid_t program) {
+        std::ofstream pipe(ids, std::ios::binary);  // opens when the program does
+        kill(program, SIGINT);
+        pipe << read_file(kTiny / "ids.npy");
+      });
+  EXPECT_EQ(result.status, 128 + SIGINT);
+  EXPECT_NE(result.err.find("interrupted"), std::string::npos) << result.err;
+  expect_only(folder.path(), "ids.npy");
+}
+
+TEST(Failures, ResultsThatCannotBePrintedAreAnError) {
+  EXPECT_EQ(run_nibble({"list"}, {}, 1).status, 2);
 }
 
 TEST(Failures, AFullDiskLeavesNoFolder) {

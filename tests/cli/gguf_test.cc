@@ -80,6 +80,17 @@ TEST(CliGguf, AFileIsAModelToQuantize) {
   EXPECT_EQ(loss(folder.path() / "a"), loss(folder.path() / "b"));
 }
 
+TEST(CliGguf, InAFolderItIsModelGguf) {
+  const TemporaryFolder folder;
+  const fs::path tiny = own_test_data() / "tiny" / "llama";
+  run_json({"quantize", tiny, "-o", folder.path() / "new", "--scheme", "q4_0"});
+  EXPECT_TRUE(fs::exists(folder.path() / "new" / "model.gguf"));
+  const ProgramResult full =
+      run_nibble({"quantize", tiny, "-o", folder.path() / "full", "--scheme", "q4_0"}, {}, 1 << 10);
+  EXPECT_EQ(full.status, 2);
+  EXPECT_FALSE(fs::exists(folder.path() / "full"));
+}
+
 // llama.cpp's own file: "All 15 Q8_0 tensors are bit-identical to plain rounding".
 TEST(CliGguf, Q8_0IsLlamaCppsFileBitForBit) {
   NIBBLE_NEEDS_TEST_DATA();

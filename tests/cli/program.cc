@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -42,19 +43,21 @@ void limit_files(int64_t bytes) {
   signal(SIGXFSZ, SIG_IGN);
 }
 
-}  // namespace
-
-ProgramResult run_nibble(const std::vector<std::string>& arguments,
-                         const std::vector<std::string>& environment, int64_t file_bytes) {
+// prepare: in the child, before the program. meanwhile: in the parent.
+ProgramResult run_program(const std::vector<std::string>& arguments,
+                          const std::vector<std::string>& environment,
+                          const std::function<void()>& prepare,
+                          const std::function<void(pid_t)>& meanwhile) {
   const TemporaryFolder folder;
   const std::string out = folder.path() / "out";
   const std::string err = folder.path() / "err";
   const pid_t child = fork();
   if (child < 0) throw std::runtime_error("fork failed");
   if (child == 0) {
-    if (file_bytes > 0) limit_files(file_bytes);
+    prepare();
     become_nibble(arguments, environment, out, err);
   }
+  meanwhile(child);
   int status = 0;
   waitpid(child, &status, 0);
   ProgramResult result;
@@ -62,6 +65,22 @@ ProgramResult run_nibble(const std::vector<std::string>& arguments,
   result.out = read_file(out);
   result.err = read_file(err);
   return result;
+}
+
+}  // namespace
+
+ProgramResult run_nibble(const std::vector<std::string>& arguments,
+                         const std::vector<std::string>& environment, int64_t file_bytes) {
+  const auto prepare = [file_bytes] {
+    if (file_bytes > 0) limit_files(file_bytes);
+  };
+  return run_program(arguments, environment, prepare, [](pid_t) {});
+}
+
+ProgramResult run_nibble_with(const std::vector<std::string>& arguments,
+                              const std::function<void(pid_t)>& meanwhile) {
+  return run_program(
+      arguments, {}, [] {}, meanwhile);
 }
 
 Json run_json(std::vector<std::string> arguments, int status) {
