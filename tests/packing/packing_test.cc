@@ -15,6 +15,7 @@
 #include "formats/packing/bit_stream.h"
 #include "formats/packing/bitsandbytes.h"
 #include "formats/packing/compressed_tensors.h"
+#include "formats/packing/fragment.h"
 #include "formats/packing/gguf.h"
 #include "formats/packing/gptq.h"
 #include "formats/packing/marlin.h"
@@ -44,7 +45,9 @@ using AllPackings = ::testing::Types<
     Row<GptqWeights<2>, 1, 16>, Row<GptqWeights<3>, 1, 32>, Row<GptqWeights<4>, 1, 8>,
     Row<GptqWeights<8>, 1, 4>, Row<GptqZeros<2>, 16>, Row<GptqZeros<3>, 32>, Row<GptqZeros<4>, 8>,
     Row<GptqZeros<8>, 4>, Row<AwqCodes, 8>, Row<TinychatCodes, 4, 64>, Row<MarlinCodes, 64, 16>,
-    Row<QserveCodes, 32, 32>, Row<BitsandbytesCodes>, Row<NibbleCodes<1>>, Row<NibbleCodes<2>>,
+    Row<QserveCodes, 32, 32>, Row<FragmentNibbles<true>, 64, 32>,
+    Row<FragmentNibbles<false>, 64, 32>, Row<FragmentBytes, 64, 32>, Row<IntegerBytes, 64, 64>,
+    Row<IntegerNibbles, 64, 64>, Row<BitsandbytesCodes>, Row<NibbleCodes<1>>, Row<NibbleCodes<2>>,
     Row<NibbleCodes<3>>, Row<NibbleCodes<4>>, Row<NibbleCodes<5>>, Row<NibbleCodes<6>>,
     Row<NibbleCodes<7>>, Row<NibbleCodes<8>>, Row<Rows<2>>, Row<Rows<3>>, Row<Rows<4>>,
     Row<Rows<8>>, Row<GgufCodes<GgufQ40>, 1, 32>, Row<GgufCodes<GgufQ41>, 1, 32>,
@@ -224,6 +227,11 @@ TEST(TiledPacking, LeavesNoBitUnused) {
   expect_full<TinychatCodes>(8, 192);
   expect_full<MarlinCodes>(128, 48);
   expect_full<QserveCodes>(64, 96);
+  expect_full<FragmentNibbles<true>>(128, 96);
+  expect_full<FragmentNibbles<false>>(128, 96);
+  expect_full<FragmentBytes>(128, 96);
+  expect_full<IntegerBytes>(128, 192);
+  expect_full<IntegerNibbles>(128, 192);
 }
 
 // Both permutations of scales are bijections of their blocks.
