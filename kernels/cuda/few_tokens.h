@@ -26,6 +26,7 @@ namespace nibble {
 // parameters: 1, 2 or, at most, those of a unit.
 template <typename Weights, typename T, int kTokenBlocks, int kScaleTiles>
 struct FewTokens {
+  using Arguments = LinearArguments<T>;
   using Layout = typename Weights::Layout;
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpLanes;
@@ -56,8 +57,8 @@ struct FewTokens {
   }
 
   template <typename Gpu>
-  NIBBLE_DEVICE static void copy_tile(const Gpu& gpu, const LinearArguments<T>& a, int row_tile,
-                                      int unit, int i) {
+  NIBBLE_DEVICE static void copy_tile(const Gpu& gpu, const Arguments& a, int row_tile, int unit,
+                                      int i) {
     const int lane = gpu.thread() % kWarpLanes;
     const int column_tile = unit * kUnitTiles + i;
     const int64_t first =
@@ -70,19 +71,19 @@ struct FewTokens {
     const int column = column_tile * Layout::kTileColumns + lane % 4 * 8;
     NIBBLE_UNROLL
     for (int block = 0; block < kTokenBlocks; ++block) {
-      copy_eight(gpu, a, slot(gpu, i, Layout::kVectors + block), block * 8 + lane / 4, column);
+      copy_input(gpu, a, slot(gpu, i, Layout::kVectors + block), block * 8 + lane / 4, column);
     }
   }
 
   // Which group of parameters a part of a unit has.
-  NIBBLE_DEVICE static int group_of(const LinearArguments<T>& a, int unit, int part) {
+  NIBBLE_DEVICE static int group_of(const Arguments& a, int unit, int part) {
     return (unit * kUnitTiles + part * kScaleTiles) * Layout::kTileColumns / a.parameters.group;
   }
 
   // The products of tile i of the unit, before scales.
   template <typename Gpu>
-  NIBBLE_DEVICE static void multiply_columns(const Gpu& gpu, const LinearArguments<T>& a, int i,
-                                             Sums& sums, float (&x_sums)[kTokenBlocks][4]) {
+  NIBBLE_DEVICE static void multiply_columns(const Gpu& gpu, const Arguments& a, int i, Sums& sums,
+                                             float (&x_sums)[kTokenBlocks][4]) {
     Words4 weights[Layout::kVectors];
     Words4 x[kTokenBlocks];
     NIBBLE_UNROLL
@@ -121,12 +122,14 @@ struct FewTokens {
 
   // Products of a group onto the sums, scaled.
   template <typename Gpu>
-  NIBBLE_DEVICE static void add_group(const Gpu& gpu, const LinearArguments<T>& a, int row_tile,
-                                      int group, const RawParameters& parameters,
-                                      const Sums& products, const float (&x_sums)[kTokenBlocks][4],
-                                      Sums& sums) {
+  NIBBLE_DEVICE static void add_group(const Gpu& gpu, const Arguments& a, int row_tile, int group,
+                                      const RawParameters& parameters, const Sums& products,
+                                      const float (&x_sums)[kTokenBlocks][4], Sums& sums) {
     float scale[8];
-    decode_scales(gpu, a.parameters, parameters, row_tile * kRows, group, scale);
+    NIBBLE_UNROLL
+    for (int row = 0; row < 8; ++row) {
+      scale[row] = scale_of(gpu, a.parameters, parameters, row_tile * kRows, group, row);
+    }
     NIBBLE_UNROLL
     for (int block = 0; block < kTokenBlocks; ++block) {
       NIBBLE_UNROLL
@@ -143,7 +146,7 @@ struct FewTokens {
   // Adds the unit's share and, as soon as a part of it is used, copies that of the warp's next unit
   // (if below `last`) to its place. Every tile is one commit.
   template <typename Gpu>
-  NIBBLE_DEVICE static void multiply_unit(const Gpu& gpu, const LinearArguments<T>& a, int row_tile,
+  NIBBLE_DEVICE static void multiply_unit(const Gpu& gpu, const Arguments& a, int row_tile,
                                           int unit, int last, Parameters& parameters, Sums& sums) {
     const int next = unit + kWarps;
     NIBBLE_UNROLL
@@ -178,7 +181,7 @@ struct FewTokens {
 
   // The sums of all warps to y, or to the other blocks that share the tile.
   template <typename Gpu>
-  NIBBLE_DEVICE static void finish_tile(const Gpu& gpu, const LinearArguments<T>& a, int tile,
+  NIBBLE_DEVICE static void finish_tile(const Gpu& gpu, const Arguments& a, int tile,
                                         const Sums& sums) {
     auto* shared = reinterpret_cast<float*>(gpu.shared());
     auto* flag = reinterpret_cast<uint32_t*>(gpu.shared() + kSharedBytes - 16);
@@ -200,7 +203,10 @@ struct FewTokens {
     gpu.sync();
     const int64_t first = a.work.first_block(tile);
     const int64_t last = a.work.last_block(tile);
-    float* own = a.partial + a.work.slot(gpu.block(), tile) * kTileElements;
+    const auto share = [&](int64_t block) {
+      return static_cast<float*>(a.partial) + a.work.slot(block, tile, first) * kTileElements;
+    };
+    float* own = share(gpu.block());
     for (int e = gpu.thread(); e < kTileElements; e += kThreads) {
       const float sum = sum_of_warps(gpu, shared, e);
       if (first == last) {
@@ -213,7 +219,7 @@ struct FewTokens {
     for (int e = gpu.thread(); e < kTileElements; e += kThreads) {
       float sum = 0.F;
       for (int64_t block = first; block <= last; ++block) {
-        sum += gpu.load_coherent(a.partial + a.work.slot(block, tile) * kTileElements + e);
+        sum += gpu.load_coherent(share(block) + e);
       }
       store_output(gpu, a, e / kRows, tile * kRows + e % kRows, sum);
     }
@@ -221,7 +227,7 @@ struct FewTokens {
 
   // Units [first, last) of a tile of rows.
   template <typename Gpu>
-  NIBBLE_DEVICE static void multiply_tile(const Gpu& gpu, const LinearArguments<T>& a, int row_tile,
+  NIBBLE_DEVICE static void multiply_tile(const Gpu& gpu, const Arguments& a, int row_tile,
                                           int first, int last) {
     Sums sums{};
     int unit = first + gpu.thread() / kWarpLanes;
@@ -245,7 +251,7 @@ struct FewTokens {
   }
 
   template <typename Gpu>
-  NIBBLE_DEVICE static void run(const Gpu& gpu, const LinearArguments<T>& a) {
+  NIBBLE_DEVICE static void run(const Gpu& gpu, const Arguments& a) {
     for_tiles_of_block(gpu, a.work, [&](int tile, int first, int last) {
       multiply_tile(gpu, a, tile, first, last);
     });

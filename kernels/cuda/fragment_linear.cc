@@ -30,7 +30,6 @@ namespace {
 
 constexpr int64_t kRowPadding = 64;
 constexpr int64_t kColumnPadding = 128;
-constexpr int64_t kGroupMultiple = 32;
 
 // Columns that share parameters; 0: they are not runs of columns along a row.
 int64_t group_columns(const QuantizedLinear& q) {
@@ -162,19 +161,60 @@ void pack_for_floats(const QuantizedLinear& q, FragmentLinear& w) {
   pack_scales(q, w);
 }
 
+// Second-level scales of progressive groups, or the scales of the rows.
+void pack_row_scales(const QuantizedLinear& q, FragmentLinear& w) {
+  const bool progressive = is_progressive(q.scheme);
+  w.row_scale.resize(static_cast<size_t>(w.padded_rows));
+  if (progressive) {
+    to_float(q.scale.second.view(), std::span(w.row_scale).first(static_cast<size_t>(w.N)));
+    return;
+  }
+  for (int64_t n = 0; n < w.N; ++n) w.row_scale[n] = block_parameters(q, n, 0).scale;
+}
+
+void pack_for_integers(const QuantizedLinear& q, FragmentLinear& w) {
+  pack_row_scales(q, w);
+  if (!is_progressive(q.scheme)) {
+    w.kind = FragmentKind::kInteger8;
+    pack_codes<IntegerBytes>(q, q.scheme.grid.lowest, w);
+    return;
+  }
+  w.kind = FragmentKind::kInteger4;
+  w.scale_kind = ScaleKind::kI8;
+  pack_codes<IntegerNibbles>(q, 0, w);
+  pack_scales<uint8_t>(q, w);
+  w.zero.resize(w.scale.size());
+  for (int64_t n = 0; n < w.N; ++n) {
+    for (int64_t g = 0; g < w.groups; ++g) {
+      w.zero[parameter_place(w, n, g)] =
+          static_cast<int8_t>(block_parameters(q, n, g * w.group).zero);
+    }
+  }
+}
+
+// Groups of progressive layers begin at tiles of 64 columns.
+int64_t group_multiple(const QuantizedLinear& q) { return q.scheme.activations ? 64 : 32; }
+
+std::string group_refusal(const QuantizedLinear& q) {
+  const int64_t group = group_columns(q);
+  if (group > 0 && (group % group_multiple(q) == 0 || group >= q.K)) return {};
+  return "groups that are no runs of a multiple of " + std::to_string(group_multiple(q)) +
+         " columns";
+}
+
 }  // namespace
 
 std::string fragment_refusal(const QuantizedLinear& q) {
-  if (q.scheme.activations) return activation_refusal(q);
+  if (q.scheme.activations) {
+    const std::string reason = activation_refusal(q);
+    return reason.empty() && is_progressive(q.scheme) ? group_refusal(q) : reason;
+  }
   const Grid& grid = q.scheme.grid;
   if (grid.kind == Grid::Kind::kCodebook) return "codebooks";
   if (grid.kind == Grid::Kind::kTable && grid.table.size() != 16)
     return "a table of other than 16 levels";
   if (!q.scheme.scale || q.scheme.minimum) return "parameters other than a scale and a zero point";
-  const int64_t group = group_columns(q);
-  if (group == 0 || (group % kGroupMultiple != 0 && group < q.K)) {
-    return "groups that are no runs of a multiple of 32 columns";
-  }
+  if (std::string reason = group_refusal(q); !reason.empty()) return reason;
   if (std::string reason = scale_refusal(*q.scheme.scale); !reason.empty()) return reason;
   return zero_refusal(q);
 }
@@ -189,10 +229,14 @@ FragmentLinear pack_fragments(const QuantizedLinear& q, const std::string& where
   w.K = q.K;
   w.padded_rows = divide_up(q.N, kRowPadding) * kRowPadding;
   w.padded_columns = divide_up(q.K, kColumnPadding) * kColumnPadding;
-  w.group = group_columns(q);
-  w.groups = divide_up(q.K, w.group);
-  if (w.groups == 1) w.group = w.padded_columns;
-  pack_for_floats(q, w);
+  const int64_t group = group_columns(q);
+  w.groups = group == 0 ? 1 : divide_up(q.K, group);
+  w.group = w.groups == 1 ? w.padded_columns : group;
+  if (q.scheme.activations) {
+    pack_for_integers(q, w);
+  } else {
+    pack_for_floats(q, w);
+  }
   return w;
 }
 

@@ -12,7 +12,7 @@
 namespace nibble {
 
 struct StreamK {
-  int64_t tiles = 0;
+  int64_t tiles = 0;  // with units_per_tile: fewer than 2^31 units
   int64_t units_per_tile = 0;
   int64_t blocks = 0;  // at most one for a unit
 
@@ -29,25 +29,25 @@ struct StreamK {
   NIBBLE_HD constexpr int64_t last_block(int64_t tile) const {
     return block_of((tile + 1) * units_per_tile - 1);
   }
-  // Which of the 2 * blocks slots for unfinished tiles holds that block's share of the tile: a
-  // block leaves at most two tiles unfinished, its first and its last.
-  NIBBLE_HD constexpr int64_t slot(int64_t block, int64_t tile) const {
-    return 2 * block + (begin(block) / units_per_tile == tile ? 0 : 1);
+  // Which of the 2 * blocks slots for unfinished tiles holds the share of block b >= first of the
+  // tile whose first_block is `first`: a block leaves at most two tiles unfinished, its first and
+  // its last, and only the first block of a tile can have begun before it.
+  NIBBLE_HD constexpr int64_t slot(int64_t block, int64_t tile, int64_t first) const {
+    return 2 * block + (block == first && begin(block) < tile * units_per_tile ? 1 : 0);
   }
 };
 
 // visit(tile, first, last) for every tile of which the block has units [first, last).
 template <typename Gpu, typename Visit>
 NIBBLE_DEVICE void for_tiles_of_block(const Gpu& gpu, const StreamK& work, const Visit& visit) {
-  const int64_t end = work.begin(gpu.block() + 1);
-  for (int64_t unit = work.begin(gpu.block()); unit < end;) {
-    const int64_t tile = unit / work.units_per_tile;
-    const int64_t tile_begin = tile * work.units_per_tile;
-    const int64_t tile_end = tile_begin + work.units_per_tile;
-    const int64_t last = end < tile_end ? end : tile_end;
-    visit(static_cast<int>(tile), static_cast<int>(unit - tile_begin),
-          static_cast<int>(last - tile_begin));
-    unit = last;
+  const int per_tile = static_cast<int>(work.units_per_tile);
+  const int end = static_cast<int>(work.begin(gpu.block() + 1));
+  for (int unit = static_cast<int>(work.begin(gpu.block())); unit < end;) {
+    const int tile = unit / per_tile;
+    const int first = unit - tile * per_tile;
+    const int last = end - tile * per_tile < per_tile ? end - tile * per_tile : per_tile;
+    visit(tile, first, last);
+    unit = tile * per_tile + last;
   }
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <random>
 #include <type_traits>
 #include <vector>
@@ -144,13 +145,18 @@ TYPED_TEST(Packings, CodesReadBackOneByOne) {
 TYPED_TEST(Packings, StoringACodeLeavesTheOthers) {
   using P = typename TypeParam::Packing;
   const ShapeNK shape{2 * TypeParam::kRows, 6 * TypeParam::kColumns};
-  auto codes = random_codes<P>(shape);
+  const auto codes = random_codes<P>(shape);
   auto words = pack_by_at<P>(codes, shape);
-  for (size_t i = 0; i < codes.size(); ++i) {
-    codes[i] ^= static_cast<uint8_t>((1u << P::kBits) - 1);
-    store_code<P>(words.data(), static_cast<int64_t>(i) / shape.K,
-                  static_cast<int64_t>(i) % shape.K, shape.N, shape.K, codes[i]);
-    ASSERT_EQ(words, pack_by_at<P>(codes, shape)) << "code " << i;
+  auto expected = words;
+  for (int64_t i = 0; i < std::ssize(codes); ++i) {
+    const int64_t n = i / shape.K, k = i % shape.K;
+    const BitSlices slices = P::at(n, k, shape.N, shape.K);
+    for (const BitSlice& slice : {slices.low, slices.high}) {
+      if (slice.width > 0) expected[slice.word] ^= static_cast<typename P::Word>(slice_mask(slice));
+    }
+    const auto other = static_cast<uint8_t>(codes[i] ^ ((1u << P::kBits) - 1));
+    store_code<P>(words.data(), n, k, shape.N, shape.K, other);
+    ASSERT_EQ(words, expected) << "code " << i;
   }
 }
 

@@ -9,12 +9,16 @@
 #include <utility>
 #include <vector>
 
+#include "formats/packing/packing.h"
+#include "kernels/cuda/fragment_linear.h"
+#include "kernels/cuda/parameters.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/tensor.h"
+#include "tests/kernels/cuda/executor.h"
 
 namespace nibble {
 namespace {
@@ -148,6 +152,20 @@ LinearReference make_reference(const LinearCase& c, const QuantizedLinear& q, Dt
     }
   }
   return r;
+}
+
+LayerParameters place_parameters(const FragmentLinear& w, GlobalMemory& memory) {
+  LayerParameters p;
+  p.kind = w.scale_kind;
+  p.scale = memory.input(std::span<const std::byte>(w.scale));
+  if (!w.zero.empty()) p.zero = memory.input(std::span<const int8_t>(w.zero));
+  p.map = memory.input(std::span<const float>(w.map));
+  p.second = memory.input(std::span<const float>(w.second));
+  p.offset = w.offset;
+  p.group = static_cast<int>(w.group);
+  p.groups = static_cast<int>(w.groups);
+  p.padded_rows = static_cast<int>(w.padded_rows);
+  return p;
 }
 
 std::string compare(const LinearReference& reference, std::span<const uint16_t> y, int64_t N) {

@@ -4,15 +4,17 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "formats/packing/packing.h"
 #include "kernels/cuda/arguments.h"
 #include "kernels/cuda/fragment_linear.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
-#include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "tests/kernels/cuda/executor.h"
 
@@ -59,25 +61,51 @@ struct TypeName<BF16> {
   static constexpr Dtype kDtype = Dtype::kBF16;
 };
 
-// Arrays of the layer and of the call in `memory`; tile: rows and tokens of a block's.
-template <typename T>
-LinearArguments<T> place_arguments(const LinearCase& c, const FragmentLinear& w,
-                                   const LinearReference& reference, GlobalMemory& memory) {
-  LinearArguments<T> a;
+LayerParameters place_parameters(const FragmentLinear& w, GlobalMemory& memory);
+
+// What all kernels of a layer are given; weights and parameters into `memory`.
+template <typename Arguments>
+Arguments place_layer(const LinearCase& c, const FragmentLinear& w, GlobalMemory& memory) {
+  Arguments a;
   a.M = static_cast<int>(c.M);
   a.N = static_cast<int>(c.N);
   a.K = static_cast<int>(c.K);
   a.weights = reinterpret_cast<const Words4*>(memory.input(std::span<const uint32_t>(w.words)));
   a.padded_columns = static_cast<int>(w.padded_columns);
-  a.parameters.kind = w.scale_kind;
-  a.parameters.scale = memory.input(std::span<const std::byte>(w.scale));
-  if (!w.zero.empty()) a.parameters.zero = memory.input(std::span<const int8_t>(w.zero));
-  a.parameters.map = memory.input(std::span<const float>(w.map));
-  a.parameters.second = memory.input(std::span<const float>(w.second));
-  a.parameters.offset = w.offset;
-  a.parameters.group = static_cast<int>(w.group);
-  a.parameters.groups = static_cast<int>(w.groups);
-  a.parameters.padded_rows = static_cast<int>(w.padded_rows);
+  a.parameters = place_parameters(w, memory);
+  return a;
+}
+
+// Runs FewTokens or TokenTiles of something, with the arguments completed: work, scratch, y.
+// Empty, or what went wrong.
+template <typename Kernel>
+std::string run_linear(const LinearCase& c, typename Kernel::Arguments& a, GlobalMemory& memory) {
+  a.work.tiles = divide_up(c.N, Kernel::kRows) * divide_up(c.M, Kernel::kTokens);
+  a.work.units_per_tile = a.padded_columns / Kernel::kUnitColumns;
+  a.work.blocks = c.blocks;
+  if (a.work.blocks > a.work.units()) return "more blocks than units";
+  a.partial = memory.allocate<float>(static_cast<size_t>(2 * c.blocks * Kernel::kTileElements),
+                                     GlobalMemory::Access::kScratch);
+  a.counters =
+      memory.allocate<uint32_t>(static_cast<size_t>(a.work.tiles), GlobalMemory::Access::kCounter);
+  a.y = memory.allocate<typename Kernel::Arguments::Output>(static_cast<size_t>(c.M * c.N),
+                                                            GlobalMemory::Access::kOutput);
+  std::string problem = execute({c.blocks, Kernel::kThreads, Kernel::kSharedBytes}, memory,
+                                [&](const Lane& lane) { Kernel::run(lane, a); });
+  for (int64_t tile = 0; tile < a.work.tiles && problem.empty(); ++tile) {
+    if (a.counters[tile] != 0) problem = "a counter is not zero again";
+  }
+  return problem;
+}
+
+template <typename Kernel, typename T>
+void check_kernel(const LinearCase& c, ScalesGo scales) {
+  SCOPED_TRACE(c.name());
+  const QuantizedLinear q = random_layer(c.scheme, c.N, c.K, 7);
+  const FragmentLinear w = pack_fragments(q, "test");
+  const LinearReference reference = make_reference(c, q, TypeName<T>::kDtype, scales);
+  GlobalMemory memory;
+  auto a = place_layer<LinearArguments<T>>(c, w, memory);
   if (w.kind == FragmentKind::kTable) {
     a.levels = level_bytes(w.levels, TypeName<T>::kDtype == Dtype::kBF16);
   }
@@ -86,34 +114,9 @@ LinearArguments<T> place_arguments(const LinearCase& c, const FragmentLinear& w,
   if (c.bias) {
     a.bias = reinterpret_cast<const T*>(memory.input(std::span<const uint16_t>(reference.bias)));
   }
-  a.y = memory.allocate<T>(static_cast<size_t>(c.M * c.N), GlobalMemory::Access::kOutput);
-  return a;
-}
-
-// Kernel: FewTokens or ManyTokens of something.
-template <typename Kernel, typename T>
-void check_kernel(const LinearCase& c, ScalesGo scales) {
-  SCOPED_TRACE(c.name());
-  const QuantizedLinear q = random_layer(c.scheme, c.N, c.K, 7);
-  const FragmentLinear w = pack_fragments(q, "test");
-  const LinearReference reference = make_reference(c, q, TypeName<T>::kDtype, scales);
-  GlobalMemory memory;
-  LinearArguments<T> a = place_arguments<T>(c, w, reference, memory);
-  a.work.tiles = divide_up(c.N, Kernel::kRows) * divide_up(c.M, Kernel::kTokens);
-  a.work.units_per_tile = divide_up(w.padded_columns, Kernel::kUnitColumns);
-  a.work.blocks = c.blocks;
-  ASSERT_LE(a.work.blocks, a.work.units());
-  a.partial = memory.allocate<float>(static_cast<size_t>(2 * c.blocks * Kernel::kTileElements),
-                                     GlobalMemory::Access::kScratch);
-  a.counters =
-      memory.allocate<uint32_t>(static_cast<size_t>(a.work.tiles), GlobalMemory::Access::kCounter);
-  const std::string problem = execute({c.blocks, Kernel::kThreads, Kernel::kSharedBytes}, memory,
-                                      [&](const Lane& lane) { Kernel::run(lane, a); });
-  ASSERT_EQ(problem, "");
-  EXPECT_EQ(compare(reference,
-                    {reinterpret_cast<const uint16_t*>(a.y), static_cast<size_t>(c.M * c.N)}, c.N),
-            "");
-  for (int64_t tile = 0; tile < a.work.tiles; ++tile) EXPECT_EQ(a.counters[tile], 0U);
+  ASSERT_EQ(run_linear<Kernel>(c, a, memory), "");
+  const std::span y(reinterpret_cast<const uint16_t*>(a.y), static_cast<size_t>(c.M * c.N));
+  EXPECT_EQ(compare(reference, y, c.N), "");
 }
 
 }  // namespace nibble
