@@ -1,6 +1,7 @@
 // The program: parses, runs one command, prints errors. Exit status 0 done, 1 a quality gate
 // failed, 2 error.
 #include <omp.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <cstdlib>

@@ -29,7 +29,9 @@ std::optional<uint64_t> take_varint(std::string_view& rest) {
   return std::nullopt;
 }
 
-std::optional<Field> take_field(std::string_view& rest) {
+// What is no field stays where it is.
+std::optional<Field> take_field(std::string_view& bytes) {
+  std::string_view rest = bytes;
   const auto tag = take_varint(rest);
   if (!tag || *tag > UINT32_MAX) return std::nullopt;
   Field field;
@@ -39,15 +41,16 @@ std::optional<Field> take_field(std::string_view& rest) {
     const auto value = take_varint(rest);
     if (!value) return std::nullopt;
     field.value = *value;
-    return field;
+  } else {
+    std::optional<uint64_t> size;
+    if (type == 1) size = 8;
+    if (type == 2) size = take_varint(rest);
+    if (type == 5) size = 4;
+    if (!size || *size > rest.size()) return std::nullopt;
+    field.bytes = rest.substr(0, *size);
+    rest.remove_prefix(*size);
   }
-  std::optional<uint64_t> size;
-  if (type == 1) size = 8;
-  if (type == 2) size = take_varint(rest);
-  if (type == 5) size = 4;
-  if (!size || *size > rest.size()) return std::nullopt;
-  field.bytes = rest.substr(0, *size);
-  rest.remove_prefix(*size);
+  bytes = rest;
   return field;
 }
 

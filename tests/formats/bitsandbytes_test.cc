@@ -300,9 +300,9 @@ TEST(Bitsandbytes, BrokenStatesAreNamed) {
   EXPECT_THAT(error_of(changed("\"nested_offset\": 0.5", "\"x\": 1")), HasSubstr("nested_offset"));
   EXPECT_THAT(error_of(changed("0.5", "\"half\"")), HasSubstr("nested_offset"));
   EXPECT_THAT(error_of(changed("64", "9223372036854775807")),
-              HasSubstr("blocksize 9223372036854775807"));
+              HasSubstr("'blocksize' is 9223372036854775807"));
   EXPECT_THAT(error_of(changed("256", "9223372036854775807")),
-              HasSubstr("nested_blocksize 9223372036854775807"));
+              HasSubstr("'nested_blocksize' is 9223372036854775807"));
 }
 
 TEST(Bitsandbytes, NotANumberInAScaleIsAnError) {

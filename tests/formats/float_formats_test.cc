@@ -302,7 +302,7 @@ TEST(FloatFormats, ConfigsOfOthers) {
       {{weights + "/type", R"("int")", "type 'int' in float-quantized is not read yet"},
        {weights + "/num_bits", "4", "num_bits 4"},
        {weights + "/symmetric", "false", "asymmetric floating-point weights"},
-       {weights + "/block_structure", "[16]", "'block_structure' is not two positive numbers"},
+       {weights + "/block_structure", "[16]", "'block_structure' is [16], expected two positive"},
        {weights + "/block_structure", "[0, 32]", "'block_structure'"},
        {weights + "/block_structure", R"(["16", 32])", "'block_structure'"},
        {weights + "/block_structure", "[16, 16]", "'m.weight_scale': shape [2, 2]"},

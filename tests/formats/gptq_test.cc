@@ -184,7 +184,7 @@ TEST(Gptq, ConfigsOfOthers) {
            {R"({"dynamic": {"-:x": {}}})", ""},
            {R"({"dynamic": {"-:m": {}}})", "'dynamic' excludes 'm'"},
            {R"({"dynamic": {"m": {"bits": 8}}})", "'m.qweight': shape [8, 32], expected [16, 32]"},
-           {R"({"dynamic": {"(": {}}})", "regular expression '('"},
+           {R"({"dynamic": {"(": {}}})", "'(' is no regular expression"},
            {R"({"dynamic": []})", "'dynamic' is not an object"},
            {R"({"bits": 5})", "bits 5"},
            {R"({"bits": "4"})", "'bits' is \"4\", expected an integer"},
