@@ -3,18 +3,15 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "kernels/factorize.h"
 #include "quantizers/solvers/gptq.h"
-#include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/refine.h"
 #include "quantizers/solvers/scale_search.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/ggml_fit.h"
 #include "src/quantized/ggml_schemes.h"
-#include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
@@ -36,8 +33,7 @@ SolverResult solve_ggml(const LinearProblem& problem, std::span<const float> imp
     throw Error(problem.where, describe(problem.scheme) + " is no type of llama.cpp's",
                 "q8_0, q4_k, .. are schemes");
   }
-  RoundedLinear rounded = quantize_ggml(problem.W, *type, importance, problem.where);
-  return {std::move(rounded.q), rounded.rounding, rounded.weight_error};
+  return {quantize_ggml(problem.W, *type, importance, problem.where), {}};
 }
 
 GptqResult solve_ggml_gptq(const LinearProblem& problem, ConstMatrixRef H,
@@ -62,7 +58,6 @@ GptqResult solve_ggml_gptq(const LinearProblem& problem, ConstMatrixRef H,
   result.damping = factorization.damping;
   result.escalations = factorization.escalations;
   result.dead_columns = static_cast<int64_t>(factorization.dead.size());
-  result.solved.weight_error = weight_error(problem.W, result.solved.q);
   return result;
 }
 

@@ -25,7 +25,6 @@
 #include "kernels/factorize.h"
 #include "kernels/matmul.h"
 #include "quantizers/solvers/gptq_lanes.h"
-#include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/refine.h"
 #include "quantizers/solvers/row_tile.h"
 #include "quantizers/solvers/scale_search.h"
@@ -376,7 +375,6 @@ GptqResult solve_gptq(const LinearProblem& problem, ConstMatrixRef H,
   result.damping = factorization.damping;
   result.escalations = factorization.escalations;
   result.dead_columns = static_cast<int64_t>(factorization.dead.size());
-  result.solved.weight_error = weight_error(problem.W, q);
   return result;
 }
 

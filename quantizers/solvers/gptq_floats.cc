@@ -112,8 +112,7 @@ SolverResult solve_gptq_floats(const LinearProblem& problem, const Factorization
       tile.solve(row, std::min(rows, padded_rows(q.N) - row), codes);
     }
   }
-  const double error = relative_error(problem.W, q);
-  return {std::move(rounded.q), rounded.rounding, error};
+  return {std::move(rounded.q), rounded.rounding};
 }
 
 }  // namespace nibble

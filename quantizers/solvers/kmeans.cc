@@ -13,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "quantizers/solvers/layer_error.h"
 #include "quantizers/solvers/line_clusters.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/codebooks.h"
@@ -163,7 +162,6 @@ SolverResult solve_kmeans(const LinearProblem& problem, const KmeansOptions& opt
                 "store codebooks as BF16 or F32");
   }
   round_to_codebooks(problem.W, q);
-  result.weight_error = weight_error(problem.W, q);
   return result;
 }
 

@@ -21,7 +21,7 @@ SolverResult solve_rtn(const LinearProblem& problem) {
     throw Error(problem.where, "rtn at " + std::to_string(grid.bits) + " bits", "expected 2 to 8");
   }
   const auto result_of = [](RoundedLinear rounded) -> SolverResult {
-    return {std::move(rounded.q), rounded.rounding, rounded.weight_error};
+    return {std::move(rounded.q), rounded.rounding};
   };
   if (grid.kind == Grid::Kind::kTable && problem.scheme.blocking.flattened) {
     return result_of(quantize_to_table(problem.W, problem.scheme, problem.where));

@@ -28,7 +28,6 @@ struct LinearProblem {
 struct SolverResult {
   QuantizedLinear q;
   ScaleRounding rounding;
-  double weight_error = 0.;  // |W - dequantize(q)| / |W|, Frobenius norm
 };
 
 }  // namespace nibble

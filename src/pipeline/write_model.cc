@@ -167,7 +167,7 @@ class Run {
     Matrix W(source.shape()[0], source.shape()[1]);
     to_float(source.view(), {W.data(), static_cast<size_t>(W.size())});
     const std::string where = "tensor '" + planned.written.name + "'";
-    const QuantizedLinear q = quantize_ggml(W, *planned.blocks, {}, where).q;
+    const QuantizedLinear q = quantize_ggml(W, *planned.blocks, {}, where);
     const Tensor blocks = encode_blocks(*gguf_type(planned.blocks->name), q, where);
     dequantize_rows(q, float_parameters(q), 0, W);
     hashes_[planned.written.name] =

@@ -241,7 +241,6 @@ RoundedLinear quantize_to_floats(ConstMatrixRef W, const Scheme& scheme, float s
                 "store scales as BF16 or F32");
   }
   round_codes(W, q);
-  rounded.weight_error = relative_error(W, q);
   return rounded;
 }
 

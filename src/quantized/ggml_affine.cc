@@ -1,11 +1,14 @@
 #include "src/quantized/ggml_affine.h"
 
 #include <cstddef>
+#include <limits>
 
 #include "src/quantized/ggml_groups.h"
 
 namespace nibble {
 namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Weights and what they count, low and high.
 template <size_t kGroups, size_t kWidth>
@@ -100,7 +103,8 @@ template <size_t kGroups, size_t kWidth>
     least_squares<kGroups, kWidth>(sum_w, sum_x, block, fit);
     PerGroup<kGroups> errors;
     errors_of<kGroups, kWidth>(fit.scale, fit.minimum, search.absolute, block, errors);
-    const PerGroupInteger<kGroups> better = (fit.determinant > 0.F) & (errors < least);
+    errors = fit.determinant > 0.F ? errors : PerGroup<kGroups>{} + kInfinity;
+    const PerGroupInteger<kGroups> better = errors < least;
     least = better ? errors : least;
     block.scale = better ? fit.scale : block.scale;
     block.minimum = better ? fit.minimum : block.minimum;

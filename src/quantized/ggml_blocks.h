@@ -53,15 +53,10 @@ inline float mean_square(GgmlWeights x) {
 }
 
 // With importance: importance * sqrt(spread + x^2).
-inline void weigh(GgmlWeights x, GgmlWeights importance, float spread, GgmlWeighing& weights) {
+inline void weigh(GgmlWeights x, GgmlWeights importance, float spread, float* weights) {
   for (size_t i = 0; i < x.size(); ++i) {
     weights[i] = importance[i] * std::sqrt(spread + x[i] * x[i]);
   }
-}
-
-// Without: x^2, where the search does not make them itself.
-inline void squares(GgmlWeights x, GgmlWeighing& weights) {
-  for (size_t i = 0; i < x.size(); ++i) weights[i] = x[i] * x[i];
 }
 
 // Sums over the groups of a block of 256.

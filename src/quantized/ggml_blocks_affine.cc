@@ -117,7 +117,7 @@ void quantize_groups(const GgmlScheme& type, GgmlWeights x, GgmlWeights importan
     search_affine_groups(x.data(), nullptr, coarse_search(type), block);
   } else {
     GgmlWeighing weights;
-    weigh(x, importance, (type.name == "q2_k" ? 1.F : 2.F) * mean_square(x), weights);
+    weigh(x, importance, (type.name == "q2_k" ? 1.F : 2.F) * mean_square(x), weights.data());
     add_groups(weights, mass);
     search_affine_groups(x.data(), weights.data(), fine_search(last), block);
   }

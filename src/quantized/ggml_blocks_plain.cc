@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -16,38 +17,58 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kBlock = 32;
-
 void store_half(std::byte* values, int64_t at, float value) {
   reinterpret_cast<uint16_t*>(values)[at] = float_to_f16(value);
 }
 
-// Block b.
-void quantize_plain(const GgmlScheme& type, GgmlWeights x, GgmlWeights importance, int64_t b,
-                    const GgmlOutput& out) {
-  uint8_t* codes = out.codes + b * kBlock;
-  const Grid& grid = type.scheme.grid;
+// By the extremes: blocks b, b + 1, .. of up to 256 weights.
+void quantize_plain(const GgmlScheme& type, GgmlWeights x, int64_t b, const GgmlOutput& out) {
+  uint8_t* codes = out.codes + b * kPlainBlock;
+  const int bits = type.scheme.grid.bits;
+  const auto blocks = static_cast<int64_t>(x.size()) / kPlainBlock;
+  std::array<PlainFit, kSuperBlock / kPlainBlock> fits;
   if (type.name == "mxfp4") {
-    out.scale[b] = std::byte{float_to_f8(fit_e2m1(x, codes).scale, Dtype::kF8E8M0)};
-    return;
-  }
-  if (type.name == "iq4_nl") {
-    GgmlWeighing weights;
-    if (importance.empty()) {
-      squares(x, weights);
-    } else {
-      weigh(x, importance, 2.F * mean_square(x), weights);
+    fit_e2m1(x, codes, fits.data());
+    for (int64_t i = 0; i < blocks; ++i) {
+      out.scale[b + i] = std::byte{float_to_f8(fits[static_cast<size_t>(i)].scale, Dtype::kF8E8M0)};
     }
-    const float scale = fit_levels(x, GgmlWeights(weights).first(x.size()), grid.table);
-    code_levels(x, grid.table, scale, codes);
-    store_half(out.scale, b, scale);
     return;
   }
-  const PlainFit fit = type.name == "q8_0"      ? fit_bytes(x, codes)
-                       : out.minimum != nullptr ? fit_between(x, grid.bits, codes)
-                                                : fit_signed(x, grid.bits, codes);
-  store_half(out.scale, b, fit.scale);
-  if (out.minimum != nullptr) store_half(out.minimum, b, fit.minimum);
+  if (type.name == "q8_0") {
+    fit_bytes(x, codes, fits.data());
+  } else if (out.minimum != nullptr) {
+    fit_between(x, bits, codes, fits.data());
+  } else {
+    fit_signed(x, bits, codes, fits.data());
+  }
+  for (int64_t i = 0; i < blocks; ++i) {
+    const PlainFit& fit = fits[static_cast<size_t>(i)];
+    store_half(out.scale, b + i, fit.scale);
+    if (out.minimum != nullptr) store_half(out.minimum, b + i, fit.minimum);
+  }
+}
+
+// IQ4_NL: blocks b, b + 1, .. of up to 256 weights.
+void quantize_levels(const GgmlScheme& type, GgmlWeights x, GgmlWeights importance, int64_t b,
+                     const GgmlOutput& out) {
+  GgmlWeighing values{};
+  GgmlWeighing weights{};
+  std::ranges::copy(x, values.begin());
+  const auto blocks = static_cast<int64_t>(x.size()) / kPlainBlock;
+  for (int64_t i = 0; i < blocks && !importance.empty(); ++i) {
+    const auto k = static_cast<size_t>(i * kPlainBlock);
+    const GgmlWeights block = x.subspan(k, kPlainBlock);
+    weigh(block, importance.subspan(k, kPlainBlock), 2.F * mean_square(block), weights.data() + k);
+  }
+  const GgmlWeights table = type.scheme.grid.table;
+  std::array<float, kSuperBlock / kPlainBlock> scales;
+  fit_levels(values.data(), importance.empty() ? nullptr : weights.data(), table, scales);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const float scale = scales[static_cast<size_t>(i)];
+    code_levels(x.subspan(static_cast<size_t>(i * kPlainBlock), kPlainBlock), table, scale,
+                out.codes + (b + i) * kPlainBlock);
+    store_half(out.scale, b + i, scale);
+  }
 }
 
 // Q4_0, Q4_1, Q5_0, Q5_1 with importance: blocks b, b + 1, .. of up to 256 weights side by side.
@@ -56,17 +77,17 @@ void quantize_weighed(const GgmlScheme& type, GgmlWeights x, GgmlWeights importa
   GgmlWeighing values{};
   GgmlWeighing weights{};
   std::ranges::copy(x, values.begin());
-  weigh(x, importance, spread, weights);
+  weigh(x, importance, spread, weights.data());
   const Grid& grid = type.scheme.grid;
   const auto store = [&](const auto& block, size_t g, bool flat) {
     const int64_t at = b + static_cast<int64_t>(g);
     store_half(out.scale, at, flat ? 0.F : block.scale[g]);
-    for (size_t i = 0; i < kBlock; ++i) {
-      out.codes[at * kBlock + static_cast<int64_t>(i)] =
+    for (size_t i = 0; i < kPlainBlock; ++i) {
+      out.codes[at * kPlainBlock + static_cast<int64_t>(i)] =
           flat ? uint8_t{0} : static_cast<uint8_t>(block.best[i][g]);
     }
   };
-  const size_t blocks = x.size() / kBlock;
+  const size_t blocks = x.size() / kPlainBlock;
   if (out.minimum != nullptr) {
     AffineBlock<8, 32> block;
     search_affine_groups(values.data(), weights.data(), fine_search((1 << grid.bits) - 1), block);
@@ -86,17 +107,19 @@ void quantize_weighed(const GgmlScheme& type, GgmlWeights x, GgmlWeights importa
 
 void quantize_plain_row(const GgmlScheme& type, GgmlWeights x, GgmlWeights importance, int64_t b,
                         const GgmlOutput& out) {
-  const bool searches = type.scheme.grid.kind == Grid::Kind::kInteger && type.name != "q8_0";
-  const bool weighs = !importance.empty() && searches;
-  const auto step = static_cast<size_t>(weighs ? kSuperBlock : kBlock);
+  const bool has_levels = type.name == "iq4_nl";
+  const bool weighs = !importance.empty() && !has_levels && type.name != "q8_0" &&
+                      type.scheme.grid.kind == Grid::Kind::kInteger;
   const float spread = weighs ? mean_square(x) : 0.F;
-  for (size_t k = 0; k < x.size(); k += step, b += static_cast<int64_t>(step) / kBlock) {
-    const size_t count = std::min(step, x.size() - k);
+  for (size_t k = 0; k < x.size(); k += kSuperBlock, b += kSuperBlock / kPlainBlock) {
+    const size_t count = std::min<size_t>(kSuperBlock, x.size() - k);
     const GgmlWeights part = importance.empty() ? importance : importance.subspan(k, count);
-    if (weighs) {
+    if (has_levels) {
+      quantize_levels(type, x.subspan(k, count), part, b, out);
+    } else if (weighs) {
       quantize_weighed(type, x.subspan(k, count), part, spread, b, out);
     } else {
-      quantize_plain(type, x.subspan(k, count), part, b, out);
+      quantize_plain(type, x.subspan(k, count), b, out);
     }
   }
 }

@@ -33,18 +33,14 @@ SymmetricFit fit_symmetric(const GgmlScheme& type, GgmlWeights x, GgmlWeights im
   SymmetricFit fit;
   GgmlWeighing weights;
   const GroupWeights rule = importance.empty() ? GroupWeights::kSquare : GroupWeights::kGiven;
-  if (importance.empty()) {
-    if (scheme.grid.kind == Grid::Kind::kTable) squares(x, weights);
-  } else if (type.name == "q6_k") {
+  if (!importance.empty() && type.name == "q6_k") {
     std::ranges::copy(importance, weights.begin());
-  } else {
-    weigh(x, importance, 2.F * mean_square(x), weights);
+  } else if (!importance.empty()) {
+    weigh(x, importance, 2.F * mean_square(x), weights.data());
   }
   if (scheme.grid.kind == Grid::Kind::kTable) {
-    for (size_t j = 0; j < x.size() / group; ++j) {
-      fit.scales[j] = fit_levels(x.subspan(j * group, group),
-                                 GgmlWeights(weights).subspan(j * group, group), scheme.grid.table);
-    }
+    fit_levels(x.data(), importance.empty() ? nullptr : weights.data(), scheme.grid.table,
+               std::span(fit.scales).first<kLevelGroups>());
     return fit;
   }
   GroupBlock<16, 16> block;

@@ -1,6 +1,7 @@
 #include "src/quantized/ggml_fit.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cmath>
 #include <cstddef>
@@ -13,8 +14,8 @@
 #include "src/quantized/ggml_blocks.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"
-#include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
+#include "src/quantized/vector_clones.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
@@ -42,19 +43,21 @@ QuantizedLinear allocate(const Scheme& scheme, int64_t N, int64_t K) {
   return q;
 }
 
-void check_finite(ConstMatrixRef W, const std::string& where) {
-  int64_t first = W.rows();
-#pragma omp parallel for schedule(static) reduction(min : first)
-  for (int64_t n = 0; n < W.rows(); ++n) {
-    if (!W.row(n).allFinite()) first = std::min(first, n);
-  }
-  if (first == W.rows()) return;
-  int64_t k = 0;
-  while (std::isfinite(W(first, k))) ++k;
+[[noreturn]] void refuse(std::span<const float> row, int64_t n, const std::string& where) {
+  const auto bad = std::ranges::find_if_not(row, [](float w) { return std::isfinite(w); });
   throw Error(where,
-              std::string(std::isnan(W(first, k)) ? "NaN" : "infinity") + " at row " +
-                  std::to_string(first) + ", column " + std::to_string(k),
+              std::string(std::isnan(*bad) ? "NaN" : "infinity") + " at row " + std::to_string(n) +
+                  ", column " + std::to_string(bad - row.begin()),
               "is the checkpoint damaged?");
+}
+
+// A full exponent is NaN or infinity; magnitudes compare as integers do.
+NIBBLE_VECTOR_CLONES bool is_finite(const float* x, int64_t count) {
+  int32_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    largest = std::max(largest, std::bit_cast<int32_t>(x[i]) & 0x7FFFFFFF);
+  }
+  return largest < 0x7F800000;
 }
 
 template <typename T>
@@ -62,41 +65,47 @@ T* data_of(Tensor& tensor) {
   return tensor.empty() ? nullptr : reinterpret_cast<T*>(tensor.mutable_bytes().data());
 }
 
+// The first block of the row is block b.
+void quantize_row(const GgmlScheme& type, GgmlWeights row, GgmlWeights importance, int64_t b,
+                  const GgmlOutput& out) {
+  if (type.block != kSuperBlock) return quantize_plain_row(type, row, importance, b, out);
+  const auto quantize_block = type.scheme.minimum ? quantize_affine : quantize_symmetric;
+  for (size_t k = 0; k < row.size(); k += kSuperBlock, ++b) {
+    const GgmlWeights part = importance.empty() ? importance : importance.subspan(k, kSuperBlock);
+    quantize_block(type, row.subspan(k, kSuperBlock), part, b, out);
+  }
+}
+
 }  // namespace
 
-RoundedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type,
-                            std::span<const float> importance, const std::string& where) {
+QuantizedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type,
+                              std::span<const float> importance, const std::string& where) {
   if (W.cols() % type.block != 0) {
     throw Error(where, "rows of " + std::to_string(W.cols()) + " weights are no multiple of " +
                            std::string(type.name) + "'s blocks of " + std::to_string(type.block));
   }
-  check_finite(W, where);
   assert(importance.empty() || std::ssize(importance) == W.cols());
-  RoundedLinear rounded;
-  QuantizedLinear& q = rounded.q = allocate(type.scheme, W.rows(), W.cols());
+  QuantizedLinear q = allocate(type.scheme, W.rows(), W.cols());
   const GgmlOutput out = {.codes = data_of<uint8_t>(q.codes),
                           .scale = data_of<std::byte>(q.scale.values),
                           .scale_second = data_of<uint16_t>(q.scale.second),
                           .minimum = data_of<std::byte>(q.minimum.values),
                           .minimum_second = data_of<uint16_t>(q.minimum.second)};
-  const int64_t row_blocks = W.cols() / type.block;
-#pragma omp parallel for schedule(static)
+  const auto row_of = [&](int64_t n) {
+    return GgmlWeights(W.data() + n * W.outerStride(), static_cast<size_t>(W.cols()));
+  };
+  int64_t bad = W.rows();  // the first row that is not finite
+#pragma omp parallel for schedule(static) reduction(min : bad)
   for (int64_t n = 0; n < W.rows(); ++n) {
-    const GgmlWeights row(W.data() + n * W.outerStride(), static_cast<size_t>(W.cols()));
-    if (type.block != kSuperBlock) {
-      quantize_plain_row(type, row, importance, n * row_blocks, out);
-      continue;
-    }
-    for (int64_t i = 0; i < row_blocks; ++i) {
-      const auto k = static_cast<size_t>(i * kSuperBlock);
-      const GgmlWeights part = importance.empty() ? importance : importance.subspan(k, kSuperBlock);
-      const auto quantize_block = type.scheme.minimum ? quantize_affine : quantize_symmetric;
-      quantize_block(type, row.subspan(k, kSuperBlock), part, n * row_blocks + i, out);
+    if (is_finite(row_of(n).data(), W.cols())) {
+      quantize_row(type, row_of(n), importance, n * W.cols() / type.block, out);
+    } else {
+      bad = std::min(bad, n);
     }
   }
+  if (bad < W.rows()) refuse(row_of(bad), bad, where);
   check(q, where);
-  rounded.weight_error = relative_error(W, q);
-  return rounded;
+  return q;
 }
 
 }  // namespace nibble

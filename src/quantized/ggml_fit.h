@@ -8,7 +8,7 @@
 #include <string>
 
 #include "src/quantized/ggml_schemes.h"
-#include "src/quantized/range_rule.h"
+#include "src/quantized/quantized_linear.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
@@ -17,7 +17,7 @@ namespace nibble {
 // count, finite, not negative; empty: what the type does without. Q8_0 and MXFP4 take no notice.
 // Throws Error(where, ...) for a K that is no multiple, for NaN or infinity, and for a scale beyond
 // F16.
-RoundedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type,
-                            std::span<const float> importance, const std::string& where);
+QuantizedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type,
+                              std::span<const float> importance, const std::string& where);
 
 }  // namespace nibble

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "src/quantized/vector_clones.h"  // IWYU pragma: export
+
 namespace nibble {
 
 // Added and subtracted, it rounds to nearest even for magnitudes below 2^22; several times faster
@@ -26,6 +28,8 @@ template <size_t kGroups>
 using PerGroup = typename Lanes<kGroups>::Floats;
 template <size_t kGroups>
 using PerGroupInteger = typename Lanes<kGroups>::Integers;
+
+inline constexpr float kNothing = 1e-15F;  // weights whose magnitudes are below are taken for zero
 
 // What the squared (or absolute) error of weight x counts.
 enum class GroupWeights {
@@ -44,9 +48,7 @@ struct GroupBlock {
   PerGroup<kGroups> scale;  // of the best
 };
 
-// The functions below are inlined into those that are compiled for several instruction sets, the
-// same operations with wider vectors where there are some: the bits are the same.
-#define NIBBLE_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+// The functions below are inlined into those of NIBBLE_VECTOR_CLONES.
 
 template <size_t kGroups>
 [[gnu::always_inline]] inline void magnitudes(const PerGroup<kGroups>& x, PerGroup<kGroups>& out) {
@@ -91,6 +93,22 @@ template <size_t kGroups, size_t kWidth>
     magnitudes<kGroups>(block.x[i], magnitude);
     block.weights[i] = base + magnitude;
   }
+}
+
+// The first weight of largest magnitude. nothing: groups without any.
+template <size_t kGroups, size_t kWidth>
+[[gnu::always_inline]] inline void extremes(const GroupBlock<kGroups, kWidth>& block,
+                                            PerGroup<kGroups>& extreme,
+                                            PerGroupInteger<kGroups>& nothing) {
+  PerGroup<kGroups> largest = {};
+  extreme = PerGroup<kGroups>{};
+  for (const PerGroup<kGroups>& x : block.x) {
+    PerGroup<kGroups> magnitude;
+    magnitudes<kGroups>(x, magnitude);
+    extreme = magnitude > largest ? x : extreme;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  nothing = largest < kNothing;
 }
 
 // code = rne(x), low .. high.

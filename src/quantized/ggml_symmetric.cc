@@ -23,22 +23,6 @@ template <size_t kGroups>
   sums.qq += weight * q * q;
 }
 
-// The first weight of largest magnitude. nothing: groups without any.
-template <size_t kGroups, size_t kWidth>
-[[gnu::always_inline]] inline void extremes(const GroupBlock<kGroups, kWidth>& block,
-                                            PerGroup<kGroups>& extreme,
-                                            PerGroupInteger<kGroups>& nothing) {
-  PerGroup<kGroups> largest = {};
-  extreme = PerGroup<kGroups>{};
-  for (const PerGroup<kGroups>& x : block.x) {
-    PerGroup<kGroups> magnitude;
-    magnitudes<kGroups>(x, magnitude);
-    extreme = magnitude > largest ? x : extreme;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  nothing = largest < kNothing;
-}
-
 // tried = rne(x * inverse), and their sums.
 template <size_t kGroups, size_t kWidth>
 [[gnu::always_inline]] inline void try_scale(const PerGroup<kGroups>& inverse, int half,
@@ -79,7 +63,8 @@ template <size_t kGroups, size_t kWidth>
     if (t == 0) continue;
     try_scale<kGroups, kWidth>(-(lowest + 0.1F * static_cast<float>(t)) / extreme, search.half,
                                block, sums);
-    const PerGroupInteger<kGroups> better = (sums.qq > 0.F) & (sums.xq * sums.xq > most * sums.qq);
+    // Where qq is 0, so is xq.
+    const PerGroupInteger<kGroups> better = sums.xq * sums.xq > most * sums.qq;
     block.scale = better ? sums.xq / sums.qq : block.scale;
     most = better ? block.scale * sums.xq : most;
     for (size_t i = 0; i < kWidth; ++i) {
@@ -109,13 +94,16 @@ template <size_t kGroups, size_t kWidth>
     Sums<kGroups> others;
     others.xq = sums.xq - weight * x * old;
     others.qq = sums.qq - weight * old * old;
-    const PerGroupInteger<kGroups> may = others.xq > 0.F;
     PerGroup<kGroups> code;
     round_codes<kGroups>(x * others.qq / others.xq, -half, half - 1, code);
+    // One comparison a line: together they would not become vectors. The right is at least 0.
+    const PerGroup<kGroups> never = PerGroup<kGroups>{} - 1.F;
+    const PerGroup<kGroups> without = others.xq;
     add_to<kGroups>(others, weight, x, code);
-    const PerGroupInteger<kGroups> better =
-        may & (code != old) & (others.qq > 0.F) &
-        (others.xq * others.xq * sums.qq > sums.xq * sums.xq * others.qq);
+    PerGroup<kGroups> left = others.xq * others.xq * sums.qq;
+    left = without > 0.F ? left : never;
+    left = code != old ? left : never;
+    const PerGroupInteger<kGroups> better = left > sums.xq * sums.xq * others.qq;
     block.best[i] = better ? code : old;
     sums.xq = better ? others.xq : sums.xq;
     sums.qq = better ? others.qq : sums.qq;

@@ -12,8 +12,6 @@ struct SymmetricSearch {
   GroupWeights weights = GroupWeights::kSquare;
 };
 
-inline constexpr float kNothing = 1e-15F;  // weights whose magnitudes are below are taken for zero
-
 // values, given: the groups' weights and, for GroupWeights::kGiven, what they count, one group
 // after the other. Into block: scale, and `best`, the codes plus half: of 19 scales around the one
 // that puts the weight of largest magnitude on -half, each mended by weighted least squares, the

@@ -75,7 +75,6 @@ RoundedLinear quantize_llm_int8(ConstMatrixRef W, const std::string& where) {
     const auto row = static_cast<size_t>(n);
     scales[row] = round_row({W.row(n).data(), K}, codes.subspan(row * K, K));
   }
-  rounded.weight_error = relative_error(W, q);
   return rounded;
 }
 

@@ -145,7 +145,6 @@ RoundedLinear quantize_to_table(ConstMatrixRef W, const Scheme& scheme, const st
   } else {
     q.scale.values = Tensor::copy_of(Dtype::kF32, {blocks}, std::span<const float>(scales));
   }
-  rounded.weight_error = relative_error(W, q);
   return rounded;
 }
 

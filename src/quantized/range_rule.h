@@ -68,17 +68,12 @@ QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const Ran
 
 // Fills q.codes with the codes of the finite weights W [N, K], from the parameters in q: integers
 // clamp(rne(w / s) + z), in float; other levels, and integers with a minimum or a broken zero
-// point, the code whose weight is nearest, the lower one of two as near. Returns the relative
-// error |W - dequantize(q)| / |W| in the Frobenius norm, summed in double.
-double round_to_nearest(ConstMatrixRef W, QuantizedLinear& q);
-
-// |W - dequantize(q)| / |W|, Frobenius norm, summed in double.
-double relative_error(ConstMatrixRef W, const QuantizedLinear& q);
+// point, the code whose weight is nearest, the lower one of two as near.
+void round_to_nearest(ConstMatrixRef W, QuantizedLinear& q);
 
 struct RoundedLinear {
   QuantizedLinear q;
   ScaleRounding rounding;
-  double weight_error = 0.;  // relative_error(W, q)
 };
 
 // fit_parameters and the rule's rounding in one pass over W.

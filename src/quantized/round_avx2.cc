@@ -18,11 +18,6 @@ namespace {
 
 constexpr int64_t kWidth = 8;
 
-NIBBLE_AVX2 inline __m256d lower(__m256 x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
-NIBBLE_AVX2 inline __m256d upper(__m256 x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
-NIBBLE_AVX2 inline __m256d add_square(__m256d sum, __m256d x) {
-  return _mm256_add_pd(sum, _mm256_mul_pd(x, x));
-}
 NIBBLE_AVX2 inline __m256i load_codes(const uint8_t* codes) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
 }
@@ -78,34 +73,23 @@ struct Constants {
   __m256i first;
 };
 
-// Codes minus `first` of eight weights, and their squared errors added up.
-NIBBLE_AVX2 inline __m256i round_eight(const float* weights, const Constants& rule, double* error,
-                                       double* square) {
+// Codes minus `first` of eight weights.
+NIBBLE_AVX2 inline __m256i round_eight(const float* weights, const Constants& rule) {
   const __m256 w = _mm256_loadu_ps(weights);
   const __m256 x = _mm256_min_ps(_mm256_max_ps(_mm256_div_ps(w, rule.scale), rule.low), rule.high);
-  const __m256i level = _mm256_cvtps_epi32(x);
-  const __m256 read = _mm256_mul_ps(_mm256_cvtepi32_ps(level), rule.scale);
-  const __m256d w_low = lower(w);
-  const __m256d w_high = upper(w);
-  _mm256_storeu_pd(error, add_square(_mm256_loadu_pd(error), _mm256_sub_pd(w_low, lower(read))));
-  _mm256_storeu_pd(error + 4,
-                   add_square(_mm256_loadu_pd(error + 4), _mm256_sub_pd(w_high, upper(read))));
-  _mm256_storeu_pd(square, add_square(_mm256_loadu_pd(square), w_low));
-  _mm256_storeu_pd(square + 4, add_square(_mm256_loadu_pd(square + 4), w_high));
-  return _mm256_sub_epi32(level, rule.first);
+  return _mm256_sub_epi32(_mm256_cvtps_epi32(x), rule.first);
 }
 
 // Whole sixteens of a run; returns how far it came.
 NIBBLE_AVX2 int64_t round_sixteens(const float* weights, const Run& run, const RoundRule& rule,
-                                   uint8_t* codes, RowSums& sums) {
+                                   uint8_t* codes) {
   const Constants constants = {
       _mm256_set1_ps(rule.scale), _mm256_set1_ps(static_cast<float>(rule.first)),
       _mm256_set1_ps(static_cast<float>(rule.first + rule.last)), _mm256_set1_epi32(rule.first)};
   int64_t i = run.first;
   for (; i + 2 * kWidth <= run.end; i += 2 * kWidth) {
-    const __m256i a = round_eight(weights + i, constants, sums.error.data(), sums.square.data());
-    const __m256i b = round_eight(weights + i + kWidth, constants, sums.error.data() + kWidth,
-                                  sums.square.data() + kWidth);
+    const __m256i a = round_eight(weights + i, constants);
+    const __m256i b = round_eight(weights + i + kWidth, constants);
     // 32 to 16 bits inside each half of the vector, then the halves in order, then to bytes.
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8);
     const __m128i bytes =
@@ -116,10 +100,10 @@ NIBBLE_AVX2 int64_t round_sixteens(const float* weights, const Run& run, const R
 }
 
 NIBBLE_AVX2 void round(const float* weights, std::span<const Run> runs, const RoundRule* rules,
-                       uint8_t* codes, RowSums& sums) {
+                       uint8_t* codes) {
   for (size_t r = 0; r < runs.size(); ++r) {
-    const Run tail = {round_sixteens(weights, runs[r], rules[r], codes, sums), runs[r].end, 0};
-    if (tail.first < tail.end) kScalarRound.round(weights, {&tail, 1}, rules + r, codes, sums);
+    const Run tail = {round_sixteens(weights, runs[r], rules[r], codes), runs[r].end, 0};
+    if (tail.first < tail.end) kScalarRound.round(weights, {&tail, 1}, rules + r, codes);
   }
 }
 

@@ -20,13 +20,6 @@ constexpr int64_t kWidth = 16;
 // Classes of _mm512_fpclass_ps_mask: quiet NaN, both infinities, signalling NaN.
 constexpr int kNotFinite = 0x01 | 0x08 | 0x10 | 0x80;
 
-NIBBLE_AVX512 inline __m512d lower(__m512 x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
-NIBBLE_AVX512 inline __m512d upper(__m512 x) {
-  return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
-}
-NIBBLE_AVX512 inline __m512d add_square(__m512d sum, __m512d x) {
-  return _mm512_add_pd(sum, _mm512_mul_pd(x, x));
-}
 NIBBLE_AVX512 inline __m512i load_codes(const uint8_t* codes) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
 }
@@ -63,33 +56,18 @@ NIBBLE_AVX512 void extremes(const float* weights, std::span<const Run> runs, Ext
   }
 }
 
-struct Sums {
-  __m512d error_low, error_high, square_low, square_high;
-};
-
 struct Constants {
   __m512 scale, low, high;
 };
 
-// Levels of sixteen weights, of which those outside the mask are zero and add no errors.
-NIBBLE_AVX512 inline __m512i round_sixteen(__m512 w, __mmask16 mask, const Constants& rule,
-                                           Sums& sums) {
-  const __m512 x = _mm512_min_ps(_mm512_max_ps(_mm512_div_ps(w, rule.scale), rule.low), rule.high);
-  const __m512i level = _mm512_cvtps_epi32(x);
-  const __m512 read = _mm512_maskz_mul_ps(mask, _mm512_cvtepi32_ps(level), rule.scale);
-  const __m512d w_low = lower(w);
-  const __m512d w_high = upper(w);
-  sums.error_low = add_square(sums.error_low, _mm512_sub_pd(w_low, lower(read)));
-  sums.error_high = add_square(sums.error_high, _mm512_sub_pd(w_high, upper(read)));
-  sums.square_low = add_square(sums.square_low, w_low);
-  sums.square_high = add_square(sums.square_high, w_high);
-  return level;
+// Levels of sixteen weights.
+NIBBLE_AVX512 inline __m512i round_sixteen(__m512 w, const Constants& rule) {
+  return _mm512_cvtps_epi32(
+      _mm512_min_ps(_mm512_max_ps(_mm512_div_ps(w, rule.scale), rule.low), rule.high));
 }
 
 NIBBLE_AVX512 void round(const float* weights, std::span<const Run> runs, const RoundRule* rules,
-                         uint8_t* codes, RowSums& sums) {
-  Sums s = {_mm512_loadu_pd(sums.error.data()), _mm512_loadu_pd(sums.error.data() + 8),
-            _mm512_loadu_pd(sums.square.data()), _mm512_loadu_pd(sums.square.data() + 8)};
+                         uint8_t* codes) {
   for (size_t r = 0; r < runs.size(); ++r) {
     const Constants constants = {
         _mm512_set1_ps(rules[r].scale), _mm512_set1_ps(static_cast<float>(rules[r].first)),
@@ -97,20 +75,15 @@ NIBBLE_AVX512 void round(const float* weights, std::span<const Run> runs, const 
     const __m512i first = _mm512_set1_epi32(rules[r].first);
     int64_t i = runs[r].first;
     for (; i + kWidth <= runs[r].end; i += kWidth) {
-      const __m512i level = round_sixteen(_mm512_loadu_ps(weights + i), 0xffff, constants, s);
+      const __m512i level = round_sixteen(_mm512_loadu_ps(weights + i), constants);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i),
                        _mm512_cvtepi32_epi8(_mm512_sub_epi32(level, first)));
     }
     if (i == runs[r].end) continue;
     const __mmask16 mask = tail_mask(runs[r].end - i);
-    const __m512i level =
-        round_sixteen(_mm512_maskz_loadu_ps(mask, weights + i), mask, constants, s);
+    const __m512i level = round_sixteen(_mm512_maskz_loadu_ps(mask, weights + i), constants);
     _mm512_mask_cvtepi32_storeu_epi8(codes + i, mask, _mm512_sub_epi32(level, first));
   }
-  _mm512_storeu_pd(sums.error.data(), s.error_low);
-  _mm512_storeu_pd(sums.error.data() + 8, s.error_high);
-  _mm512_storeu_pd(sums.square.data(), s.square_low);
-  _mm512_storeu_pd(sums.square.data() + 8, s.square_high);
 }
 
 NIBBLE_AVX512 inline __m512 weight_of(const WeightRule& rule, __m512 level) {

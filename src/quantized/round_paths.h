@@ -5,7 +5,6 @@
 // All paths give the same bits; the scalar one is the specification.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 
@@ -51,20 +50,13 @@ struct RoundRule {
   int last = 15;  // 2^bits - 1
 };
 
-// Sums over a row of weights, element i of a run in lane i mod 16, so that all paths add in the
-// same order.
-struct RowSums {
-  std::array<double, 16> error{};   // (w - weight read back)^2
-  std::array<double, 16> square{};  // w^2
-};
-
 struct RoundPath {
   const char* name;
   // weights: a row, runs: parts of it -> extremes [runs].
   void (*extremes)(const float* weights, std::span<const Run> runs, Extremes* extremes);
   // rules: [runs]; codes: of the row.
   void (*round)(const float* weights, std::span<const Run> runs, const RoundRule* rules,
-                uint8_t* codes, RowSums& sums);
+                uint8_t* codes);
   // One run.
   void (*dequantize)(std::span<const uint8_t> codes, const Levels& levels, const WeightRule& rule,
                      float* out);

@@ -31,27 +31,22 @@ void extremes(const float* weights, std::span<const Run> runs, Extremes* extreme
   }
 }
 
-void round_run(std::span<const float> weights, const RoundRule& rule, uint8_t* codes,
-               RowSums& sums) {
+void round_run(std::span<const float> weights, const RoundRule& rule, uint8_t* codes) {
   const auto low = static_cast<float>(rule.first);
   const auto high = static_cast<float>(rule.first + rule.last);
   for (size_t i = 0; i < weights.size(); ++i) {
-    const float w = weights[i];
-    float level = std::nearbyintf(w / rule.scale);
+    float level = std::nearbyintf(weights[i] / rule.scale);
     level = level > low ? level : low;
     level = level < high ? level : high;
     codes[i] = static_cast<uint8_t>(static_cast<int>(level) - rule.first);
-    const double difference = static_cast<double>(w) - static_cast<double>(level * rule.scale);
-    sums.error[i % 16] += difference * difference;
-    sums.square[i % 16] += static_cast<double>(w) * static_cast<double>(w);
   }
 }
 
-void round(const float* weights, std::span<const Run> runs, const RoundRule* rules, uint8_t* codes,
-           RowSums& sums) {
+void round(const float* weights, std::span<const Run> runs, const RoundRule* rules,
+           uint8_t* codes) {
   for (size_t r = 0; r < runs.size(); ++r) {
     const std::span<const float> run(weights + runs[r].first, weights + runs[r].end);
-    round_run(run, rules[r], codes + runs[r].first, sums);
+    round_run(run, rules[r], codes + runs[r].first);
   }
 }
 

@@ -46,32 +46,6 @@ QuantizedLinear empty_layer(ConstMatrixRef W, const Scheme& scheme,
   return q;
 }
 
-double sum(const std::array<double, 16>& lanes) {
-  double total = 0.;
-  for (const double lane : lanes) total += lane;
-  return total;
-}
-
-// Error and square of every row, added up in the order of rows whatever the number of threads.
-class ErrorSum {
- public:
-  explicit ErrorSum(int64_t N) : error_(static_cast<size_t>(N)), square_(static_cast<size_t>(N)) {}
-
-  void set_row(int64_t n, const RowSums& sums) {
-    error_[static_cast<size_t>(n)] = sum(sums.error);
-    square_[static_cast<size_t>(n)] = sum(sums.square);
-  }
-  double relative() const {
-    const double errors = std::accumulate(error_.begin(), error_.end(), 0.);
-    const double squares = std::accumulate(square_.begin(), square_.end(), 0.);
-    return squares == 0. ? 0. : std::sqrt(errors / squares);
-  }
-
- private:
-  std::vector<double> error_;
-  std::vector<double> square_;
-};
-
 // The code whose weight is nearest, the lower one of two as near.
 uint8_t nearest_code(const Levels& levels, const WeightRule& rule, float w) {
   size_t best = 0;
@@ -125,35 +99,23 @@ void put_codes_back(const Row& row, const ColumnOrder& order, uint8_t* codes) {
   for (size_t i = 0; i < order.column.size(); ++i) codes[order.column[i]] = row.moved_codes[i];
 }
 
-// Codes by the rule of another program, then their errors.
-void choose_codes(Row& row, const Grid& grid, ChooseCodes choose, RowSums& sums) {
-  for (size_t r = 0; r < row.runs.size(); ++r) {
-    const Run& run = row.runs[r];
-    choose({row.weights + run.first, row.weights + run.end}, row.blocks[r], grid,
-           row.codes + run.first);
-    for (int64_t i = run.first; i < run.end; ++i) {
-      const double w = row.weights[i];
-      const float read = static_cast<float>(row.codes[i] + row.rules[r].first) * row.rules[r].scale;
-      const double difference = w - static_cast<double>(read);
-      const auto lane = static_cast<size_t>(i - run.first) % sums.error.size();
-      sums.error[lane] += difference * difference;
-      sums.square[lane] += w * w;
-    }
-  }
-}
-
-// Codes of a row of an integer grid with integer zero points, from row.blocks.
-void round_row(Row& row, const Grid& grid, ChooseCodes choose, RowSums& sums) {
+// Codes of a row of an integer grid with integer zero points, from row.blocks. choose: the rule of
+// another program, or null.
+void round_row(Row& row, const Grid& grid, ChooseCodes choose) {
   for (size_t r = 0; r < row.runs.size(); ++r) {
     const FittedBlock& block = row.blocks[r];
     row.rules[r] = {.scale = block.scale,
                     .first = grid.lowest - static_cast<int>(block.zero),
                     .last = (1 << grid.bits) - 1};
   }
-  if (choose != nullptr) {
-    choose_codes(row, grid, choose, sums);
-  } else {
-    round_paths().back()->round(row.weights, row.runs, row.rules.data(), row.codes, sums);
+  if (choose == nullptr) {
+    round_paths().back()->round(row.weights, row.runs, row.rules.data(), row.codes);
+    return;
+  }
+  for (size_t r = 0; r < row.runs.size(); ++r) {
+    const Run& run = row.runs[r];
+    choose({row.weights + run.first, row.weights + run.end}, row.blocks[r], grid,
+           row.codes + run.first);
   }
 }
 
@@ -169,7 +131,7 @@ struct Job {
   FittedBlock* fitted = nullptr;  // [blocks] that `fit` has fitted, if they are wanted
 };
 
-FitCount process_row(const Job& job, Row& row, RowSums& sums) {
+FitCount process_row(const Job& job, Row& row) {
   FitCount count;
   if (job.fit != nullptr) {
     round_paths().back()->extremes(row.weights, row.runs, row.extremes.data());
@@ -183,12 +145,12 @@ FitCount process_row(const Job& job, Row& row, RowSums& sums) {
     }
   }
   if (job.chooses_codes && count.failed == kNoBlock) {
-    round_row(row, job.q.scheme.grid, job.choose, sums);
+    round_row(row, job.q.scheme.grid, job.choose);
   }
   return count;
 }
 
-FitCount process_rows(const Job& job, std::span<uint8_t> codes, ErrorSum& errors) {
+FitCount process_rows(const Job& job, std::span<uint8_t> codes) {
   FitCount total;
 #pragma omp parallel if (job.W.size() > kParallelWeights)
   {
@@ -198,10 +160,8 @@ FitCount process_rows(const Job& job, std::span<uint8_t> codes, ErrorSum& errors
     for (int64_t n = 0; n < job.q.N; ++n) {
       uint8_t* const out = codes.data() + n * job.q.K;
       take_row(job.q.scheme.blocking, job.order, job.W, n, out, row);
-      RowSums sums;
-      count.add(process_row(job, row, sums));
+      count.add(process_row(job, row));
       put_codes_back(row, job.order, out);
-      errors.set_row(n, sums);
     }
 #pragma omp critical
     total.add(count);
@@ -219,7 +179,6 @@ std::vector<FittedBlock> fit_two_levels(ConstMatrixRef W, const RangeRule& rule,
   std::vector<FittedBlock> blocks(static_cast<size_t>(block_count(plain.blocking, q.N, q.K)));
   std::vector<float> scales(blocks.size());
   const Fit fit = {rule, plain, std::as_writable_bytes(std::span(scales)), {}};
-  ErrorSum errors(q.N);
   const Job job = {W,
                    q,
                    column_order(q.group_of_column, group_count(plain.blocking, q.K)),
@@ -228,7 +187,7 @@ std::vector<FittedBlock> fit_two_levels(ConstMatrixRef W, const RangeRule& rule,
                    nullptr,
                    false,
                    blocks.data()};
-  const FitCount count = process_rows(job, q.codes.mutable_values<uint8_t>(), errors);
+  const FitCount count = process_rows(job, q.codes.mutable_values<uint8_t>());
   if (count.failed != kNoBlock) fail(W, plain, count.failed, where);
   for (size_t b = 0; b < blocks.size(); ++b) {
     if (blocks[b].is_zero) scales[b] = 0.f;
@@ -273,11 +232,9 @@ RoundedLinear fit_and_round(ConstMatrixRef W, const Scheme& scheme, const RangeR
   if (count.failed != kNoBlock) fail(W, scheme, count.failed, where);
   const Job job = {W,      q,          std::move(order), by_rows ? &fit : nullptr,
                    blocks, rule.codes, chooses_codes};
-  ErrorSum errors(q.N);
-  count.add(process_rows(job, q.codes.mutable_values<uint8_t>(), errors));
+  count.add(process_rows(job, q.codes.mutable_values<uint8_t>()));
   if (count.failed != kNoBlock) fail(W, scheme, count.failed, where);
   result.rounding.raised_to_smallest += count.raised;
-  result.weight_error = errors.relative();
   return result;
 }
 
@@ -296,46 +253,21 @@ std::vector<FittedBlock> integer_blocks(const QuantizedLinear& q) {
 }
 
 // Any grid: each weight takes the code that reads back nearest to it.
-void round_generally(ConstMatrixRef W, const QuantizedLinear& q, std::span<uint8_t> codes,
-                     ErrorSum& errors) {
+void round_generally(ConstMatrixRef W, const QuantizedLinear& q, std::span<uint8_t> codes) {
   const FloatParameters parameters = float_parameters(q);
 #pragma omp parallel for schedule(static)
   for (int64_t n = 0; n < q.N; ++n) {
     std::array<float, 256> values{};
-    RowSums sums;
     for (int64_t k = 0; k < q.K; ++k) {
       if (k == 0 || q.scheme.grid.kind == Grid::Kind::kCodebook) load_levels(q, n, k, values);
       const Levels levels = {values, q.scheme.grid.bits, false};
       const WeightRule rule = weight_rule(q.scheme, parameters, block_index(q, n, k));
-      uint8_t& code = codes[static_cast<size_t>(n * q.K + k)];
-      code = nearest_code(levels, rule, W(n, k));
-      const double w = W(n, k);
-      const double difference = w - static_cast<double>(weight(rule, values[code]));
-      sums.error[static_cast<size_t>(k) % 16] += difference * difference;
-      sums.square[static_cast<size_t>(k) % 16] += w * w;
+      codes[static_cast<size_t>(n * q.K + k)] = nearest_code(levels, rule, W(n, k));
     }
-    errors.set_row(n, sums);
   }
 }
 
 }  // namespace
-
-// In the order of rows, whatever the number of threads.
-double relative_error(ConstMatrixRef W, const QuantizedLinear& q) {
-  const FloatParameters parameters = float_parameters(q);
-  std::vector<double> errors(static_cast<size_t>(q.N));
-  std::vector<double> squares(static_cast<size_t>(q.N));
-#pragma omp parallel for schedule(static)
-  for (int64_t n = 0; n < q.N; ++n) {
-    Matrix row(1, q.K);
-    dequantize_rows(q, parameters, n, row);
-    errors[static_cast<size_t>(n)] = (W.row(n) - row).cast<double>().squaredNorm();
-    squares[static_cast<size_t>(n)] = W.row(n).cast<double>().squaredNorm();
-  }
-  const double error = std::accumulate(errors.begin(), errors.end(), 0.);
-  const double square = std::accumulate(squares.begin(), squares.end(), 0.);
-  return square == 0 ? 0 : std::sqrt(error / square);
-}
 
 QuantizedLinear fit_parameters(ConstMatrixRef W, const Scheme& scheme, const RangeRule& rule,
                                const std::vector<int32_t>& group_of_column,
@@ -351,21 +283,19 @@ RoundedLinear quantize_to_nearest(ConstMatrixRef W, const Scheme& scheme, const 
   return fit_and_round(W, scheme, rule, group_of_column, where, true);
 }
 
-double round_to_nearest(ConstMatrixRef W, QuantizedLinear& q) {
+void round_to_nearest(ConstMatrixRef W, QuantizedLinear& q) {
   Tensor codes = Tensor::allocate(Dtype::kU8, {q.N, q.K});
-  ErrorSum errors(q.N);
   const std::vector<FittedBlock> blocks = integer_blocks(q);
   if (blocks.empty()) {
-    round_generally(W, q, codes.mutable_values<uint8_t>(), errors);
+    round_generally(W, q, codes.mutable_values<uint8_t>());
   } else {
     const Job job = {
         W,       q,      column_order(q.group_of_column, group_count(q.scheme.blocking, q.K)),
         nullptr, blocks, nullptr,
         true};
-    process_rows(job, codes.mutable_values<uint8_t>(), errors);
+    process_rows(job, codes.mutable_values<uint8_t>());
   }
   q.codes = std::move(codes);
-  return errors.relative();
 }
 
 }  // namespace nibble

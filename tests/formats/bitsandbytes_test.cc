@@ -144,7 +144,6 @@ TEST(Bitsandbytes, BytesAreTheirs) {
     const Matrix back = dequantize(rounded.q);
     EXPECT_EQ(crc_of_floats({back.data(), static_cast<size_t>(back.size())}), row.at("weights"))
         << name;
-    EXPECT_NEAR(rounded.weight_error, (W - back).norm() / W.norm(), 1e-5) << name;
   }
 }
 

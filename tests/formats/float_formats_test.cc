@@ -111,7 +111,6 @@ TEST(FloatFormats, BytesAreThoseOfCompressedTensors) {
     }
     const Matrix back = dequantize(rounded.q);
     EXPECT_EQ(crc_text(back), row.at("weights")) << what;
-    EXPECT_NEAR(rounded.weight_error, (W - back).norm() / W.norm(), 1e-5) << what;
     if (!row.contains("scales_f16")) continue;
     const QuantizedLinear halves = quantize_to_floats(W, preset(name, Dtype::kF16), 0.F, "m").q;
     EXPECT_EQ(crc_text(halves.scale.values.bytes()), row.at("scales_f16")) << what;

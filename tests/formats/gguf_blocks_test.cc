@@ -147,9 +147,9 @@ void expect_bytes_of_llama_cpp(const GgmlScheme& scheme, const char* kind,
                                std::span<const float> importance) {
   const Json results = golden_results("gguf_quantizers").at(std::string(scheme.name));
   const auto numbers = from_hex(results.at(kind).get<std::string>(), 2);
-  const RoundedLinear rounded = quantize_ggml(quantizer_weights(), scheme, importance, "layer");
+  const QuantizedLinear q = quantize_ggml(quantizer_weights(), scheme, importance, "layer");
   const GgufType& type = *gguf_type(scheme.name);
-  const Tensor bytes = encode_blocks(type, rounded.q, "layer");
+  const Tensor bytes = encode_blocks(type, q, "layer");
   const auto got = bytes.values<uint8_t>();
   ASSERT_EQ(got.size(), numbers.size());
   const auto block = static_cast<size_t>(type.block_bytes);
@@ -173,10 +173,9 @@ TEST_P(GgmlQuantizers, TakeRowsOfAnyNumberOfBlocks) {
   const Matrix W = quantizer_weights().rightCols(288);
   const Matrix last = W.rightCols(32);
   const std::vector<float> ones(288, 1.F);
-  const Matrix all = dequantize(quantize_ggml(W, scheme, ones, "layer").q);
+  const Matrix all = dequantize(quantize_ggml(W, scheme, ones, "layer"));
   // The spread of a row is part of the weights: another one, other scales, but near.
-  const Matrix alone =
-      dequantize(quantize_ggml(last, scheme, std::span(ones).first(32), "layer").q);
+  const Matrix alone = dequantize(quantize_ggml(last, scheme, std::span(ones).first(32), "layer"));
   EXPECT_LE((all.rightCols(32) - last).norm(), 1.5F * (alone - last).norm()) << scheme.name;
 }
 

@@ -120,9 +120,6 @@ TEST(RangeRule, EveryRowIsDescribedAndFitsEveryBitWidth) {
         const Scheme scheme = integer_scheme(bits, 24, symmetric, Dtype::kF16);
         const RoundedLinear rounded = quantize_to_nearest(W, scheme, rule, {}, "w");
         EXPECT_NO_THROW(check(rounded.q, "w")) << rule.name;
-        const double norm = W.cast<double>().norm();
-        const double error = (W - dequantize(rounded.q)).cast<double>().norm() / norm;
-        EXPECT_NEAR(rounded.weight_error, error, 1e-6 * error + 1e-12) << rule.name << bits;
       }
     }
   }
@@ -152,7 +149,7 @@ TEST(RangeRule, ParametersAloneThenCodesAreTheSameAsBothAtOnce) {
     QuantizedLinear q = fit_parameters(W, scheme, range_rule("nibble"), {}, "w", &rounding);
     EXPECT_TRUE(std::all_of(q.codes.bytes().begin(), q.codes.bytes().end(),
                             [](std::byte code) { return code == std::byte{0}; }));
-    EXPECT_EQ(round_to_nearest(W, q), once.weight_error);
+    round_to_nearest(W, q);
     EXPECT_EQ(fingerprint(q), fingerprint(once.q));
     EXPECT_EQ(rounding.raised_to_smallest, once.rounding.raised_to_smallest);
     EXPECT_GT(rounding.raised_to_smallest, 0);
@@ -193,9 +190,8 @@ TEST(RangeRule, OtherLevelsTakeTheNearestWeight) {
   nf4.blocking = {.rows = 1, .columns = 64, .flattened = true};
   nf4.scale = parameter(Dtype::kF16, 16);
   QuantizedLinear q = random_layer(nf4, 4, 40);
-  const double error = round_to_nearest(W, q);
+  round_to_nearest(W, q);
   expect_nearest(W, q);
-  EXPECT_NEAR(error, (W - dequantize(q)).norm() / W.norm(), 1e-6);
 
   Scheme with_minimum = integer_scheme(3, 16, true, Dtype::kF16);
   with_minimum.minimum = parameter(Dtype::kF16, 16);

@@ -70,7 +70,7 @@ TEST(RoundPaths, ExtremesAreThoseOfTheScalarPath) {
   }
 }
 
-TEST(RoundPaths, CodesAndErrorsAreThoseOfTheScalarPath) {
+TEST(RoundPaths, CodesAreThoseOfTheScalarPath) {
   const std::vector<nibble::Run> all = runs();
   std::vector<float> values = weights(static_cast<size_t>(all.back().end));
   values[100] = std::nanf("");
@@ -81,20 +81,11 @@ TEST(RoundPaths, CodesAndErrorsAreThoseOfTheScalarPath) {
       for (const float scale : {1.F, 0.37F, -2.F, 0x1p-149F, 0x1p-24F, 1e30F, 0.F}) {
         const std::vector<RoundRule> rules(all.size(), RoundRule{scale, first, last});
         std::vector<uint8_t> expected(values.size() + 1, 0xee);
-        RowSums expected_sums;
-        kScalarRound.round(values.data(), all, rules.data(), expected.data(), expected_sums);
+        kScalarRound.round(values.data(), all, rules.data(), expected.data());
         for (const RoundPath* path : round_paths()) {
           std::vector<uint8_t> codes(values.size() + 1, 0xee);
-          RowSums sums;
-          path->round(values.data(), all, rules.data(), codes.data(), sums);
+          path->round(values.data(), all, rules.data(), codes.data());
           ASSERT_EQ(codes, expected) << path->name << " bits " << bits << " first " << first;
-          for (size_t lane = 0; lane < 16; ++lane) {
-            ASSERT_EQ(std::bit_cast<uint64_t>(sums.error[lane]),
-                      std::bit_cast<uint64_t>(expected_sums.error[lane]))
-                << path->name << " scale " << scale << " lane " << lane;
-            ASSERT_EQ(std::bit_cast<uint64_t>(sums.square[lane]),
-                      std::bit_cast<uint64_t>(expected_sums.square[lane]));
-          }
         }
       }
     }
@@ -108,11 +99,8 @@ TEST(RoundPaths, TiesGoToEvenAndBoundsHold) {
   const RoundRule rule = {1.F, -8, 15};
   for (const RoundPath* path : round_paths()) {
     std::vector<uint8_t> codes(8);
-    RowSums sums;
-    path->round(values.data(), {&run, 1}, &rule, codes.data(), sums);
+    path->round(values.data(), {&run, 1}, &rule, codes.data());
     EXPECT_EQ(codes, expected) << path->name;
-    EXPECT_EQ(sums.error[0], 0.25) << path->name;
-    EXPECT_EQ(sums.error[6], 93. * 93.) << path->name;
   }
 }
 

@@ -65,7 +65,6 @@ TEST(GptqFloats, LosesLessThanRoundingToNearest) {
     ASSERT_NO_THROW(check(solved.q, "layer"));
     const double least = quadratic_form(W - dequantize(solved.q), H);
     EXPECT_LT(least, 0.7 * quadratic_form(W - dequantize(rounded), H)) << describe(scheme);
-    EXPECT_GT(solved.weight_error, 0.);
     EXPECT_EQ(float_parameters(solved.q).scale, float_parameters(rounded).scale);
   }
 }

@@ -10,7 +10,7 @@
 
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
-#include "src/quantized/clipping.h"
+#include "src/quantized/comparison.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
@@ -38,13 +38,12 @@ TEST(LayerError, IsThatOfItsDefinition) {
     const QuantizedLinear q = rounded(W, bits, false);
     const Matrix shifted = W + 0.3F * normal_weights(37, 200, 2);
     for (const Matrix& weights : {W, shifted}) {
-      const Eigen::MatrixXd error = (weights - dequantize(q)).cast<double>();
+      const Eigen::MatrixXd error = weights.cast<double>() - dequantize(q).cast<double>();
       const double expected = error.norm() / weights.cast<double>().norm();
       const LayerErrors errors = layer_errors(weights, q);
       EXPECT_NEAR(errors.weight_error / expected, 1., 1e-12);
       EXPECT_NEAR(errors.snr_db, -20. * std::log10(expected), 1e-9);
-      EXPECT_EQ(errors.clip_share, static_cast<double>(clipped_weights(weights, q)) / (37. * 200.));
-      EXPECT_EQ(errors.weight_error, weight_error(weights, q));
+      EXPECT_EQ(errors.clip_share, static_cast<double>(compare(weights, q).clipped) / (37. * 200.));
     }
     EXPECT_EQ(layer_errors(W, q).clip_share, 0.);
     EXPECT_GT(layer_errors(shifted, q).clip_share, 0.);

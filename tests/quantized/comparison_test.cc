@@ -1,4 +1,4 @@
-#include "src/quantized/clipping.h"
+#include "src/quantized/comparison.h"
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ namespace nibble {
 namespace {
 
 int64_t clipped(const QuantizedLinear& q, float w) {
-  return clipped_weights(Matrix::Constant(q.N, q.K, w), q);
+  return compare(Matrix::Constant(q.N, q.K, w), q).clipped;
 }
 
 // Weights are clipped beyond, and only beyond, these two and 1/512 of the range.
@@ -35,7 +35,7 @@ void expect_limits(const QuantizedLinear& q, float low, float high, float range)
   EXPECT_EQ(clipped(q, infinity), all);
 }
 
-TEST(Clipping, BeginsHalfAStepOutside) {
+TEST(Comparison, ClipsFromHalfAStepOutside) {
   QuantizedLinear q;
   q.N = 1;
   q.K = 2;
@@ -65,7 +65,7 @@ TEST(Clipping, BeginsHalfAStepOutside) {
   expect_limits(q, 1.F, 1.F, 0.F);
 }
 
-TEST(Clipping, IsByBlockWhereverItLies) {
+TEST(Comparison, IsByBlockWhereverItLies) {
   Sequence sequence(3);
   for (const Blocking& blocking :
        {Blocking{.rows = 1, .columns = 8}, Blocking{.rows = 3, .columns = 10},
@@ -91,12 +91,16 @@ TEST(Clipping, IsByBlockWhereverItLies) {
       }
       EXPECT_GT(expected, 0);
       EXPECT_LT(expected, W.size());
-      EXPECT_EQ(clipped_weights(W, q), expected) << describe(scheme);
+      const Eigen::MatrixXd error = W.cast<double>() - dequantize(q).cast<double>();
+      const Comparison found = compare(W, q);
+      EXPECT_NEAR(found.error / error.squaredNorm(), 1., 1e-12) << describe(scheme);
+      EXPECT_NEAR(found.weights / W.cast<double>().squaredNorm(), 1., 1e-12);
+      EXPECT_EQ(compare(W, q).clipped, expected) << describe(scheme);
     }
   }
 }
 
-TEST(Clipping, RoundingToTheExtremesClipsNothing) {
+TEST(Comparison, FindsNothingClippedByRoundingToTheExtremes) {
   Sequence sequence(5);
   Matrix W(20, 300);
   for (int64_t i = 0; i < W.size(); ++i) W.data()[i] = sequence.uniform();
@@ -104,8 +108,8 @@ TEST(Clipping, RoundingToTheExtremesClipsNothing) {
     const Scheme scheme = integer_scheme(4, 32, symmetric, Dtype::kF32);
     const RoundedLinear rounded =
         quantize_to_nearest(W, scheme, range_rules().front(), {}, "layer");
-    EXPECT_EQ(clipped_weights(W, rounded.q), 0);
-    EXPECT_GT(clipped_weights(1.5F * W, rounded.q), W.size() / 5);
+    EXPECT_EQ(compare(W, rounded.q).clipped, 0);
+    EXPECT_GT(compare(1.5F * W, rounded.q).clipped, W.size() / 5);
   }
 }
 
