@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/factorize.h"
 #include "quantizers/solvers/gptq.h"
-#include "quantizers/solvers/refine.h"
-#include "quantizers/solvers/scale_search.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/ggml_fit.h"
 #include "src/quantized/ggml_schemes.h"
@@ -38,26 +37,11 @@ SolverResult solve_ggml(const LinearProblem& problem, std::span<const float> imp
 
 GptqResult solve_ggml_gptq(const LinearProblem& problem, ConstMatrixRef H,
                            const Factorization& factorization, const GptqOptions& options) {
-  if (options.search != ScaleSearch::kHessian || !options.static_groups) {
-    throw Error(problem.where, "llama.cpp's blocks are fitted beforehand, weighted by diag(H)",
-                "leave out --scale-search and --no-static-groups");
-  }
   const Stopwatch search;
-  const std::vector<float> importance = importance_of(H);
-  GptqResult result;
-  result.solved = solve_ggml(problem, importance);
-  result.search_seconds = search.seconds();
-  const Stopwatch solve;
-  solve_codes(problem, H, factorization, result.solved.q);
-  result.solve_seconds = solve.seconds();
-  const Stopwatch sweeps;
-  if (options.sweeps > 0) {
-    refine(problem.W, H, factorization.added, options.sweeps, result.solved.q);
-  }
-  result.refine_seconds = sweeps.seconds();
-  result.damping = factorization.damping;
-  result.escalations = factorization.escalations;
-  result.dead_columns = static_cast<int64_t>(factorization.dead.size());
+  SolverResult rounded = solve_ggml(problem, importance_of(H));
+  const double seconds = search.seconds();
+  GptqResult result = solve_gptq_on_grid(problem, std::move(rounded), H, factorization, options);
+  result.search_seconds = seconds;
   return result;
 }
 

@@ -21,9 +21,8 @@ std::vector<float> importance_of(ConstMatrixRef H);
 SolverResult solve_ggml(const LinearProblem& problem, std::span<const float> importance);
 
 // Block scales and minimums as solve_ggml chooses them, importance diag(H); on the grid that they
-// fix, GPTQ's codes, column by column against the Hessian, by falling diag(H); then
-// options.gptq.sweeps of quantizers/solvers/refine.h, which moves codes, and scales and minimums
-// within what their second level can hold. H [K, K] both triangles; factorization: of H.
+// fix, solve_gptq_on_grid, which moves codes, and scales and minimums within what their second
+// level can hold. H [K, K] both triangles; factorization: of H.
 GptqResult solve_ggml_gptq(const LinearProblem& problem, ConstMatrixRef H,
                            const Factorization& factorization, const GptqOptions& options);
 

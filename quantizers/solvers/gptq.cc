@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/blas_tile.h"
@@ -337,6 +338,29 @@ void solve_codes(const LinearProblem& problem, ConstMatrixRef H, const Factoriza
   Layer layer = make_layer(problem, H, factorization, {.search = ScaleSearch::kMinMax}, q, false);
   layer.parameters = load_parameters(q);
   solve_tiles(layer, q.codes.mutable_values<uint8_t>().data());
+}
+
+GptqResult solve_gptq_on_grid(const LinearProblem& problem, SolverResult rounded, ConstMatrixRef H,
+                              const Factorization& factorization, const GptqOptions& options) {
+  if (options.search != ScaleSearch::kHessian || !options.static_groups) {
+    throw Error(problem.where,
+                "the scales of " + describe(problem.scheme) + " are fitted beforehand",
+                "leave out --scale-search and --no-static-groups");
+  }
+  GptqResult result;
+  result.solved = std::move(rounded);
+  Stopwatch watch;
+  solve_codes(problem, H, factorization, result.solved.q);
+  result.solve_seconds = watch.seconds();
+  watch = {};
+  if (options.sweeps > 0) {
+    refine(problem.W, H, factorization.added, options.sweeps, result.solved.q);
+  }
+  result.refine_seconds = watch.seconds();
+  result.damping = factorization.damping;
+  result.escalations = factorization.escalations;
+  result.dead_columns = static_cast<int64_t>(factorization.dead.size());
+  return result;
 }
 
 GptqResult solve_gptq(const LinearProblem& problem, ConstMatrixRef H,

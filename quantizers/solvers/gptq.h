@@ -44,8 +44,13 @@ GptqResult solve_gptq(const LinearProblem& problem, ConstMatrixRef H,
                       const Factorization& factorization, const GptqOptions& options);
 
 // The codes alone, on the grid that the parameters of q fix: integers or a table's levels, minimums
-// too, in static groups of neighbouring columns. problem.scheme: that of q.
+// too, in static groups of neighbouring columns, which rows may share. problem.scheme: that of q.
 void solve_codes(const LinearProblem& problem, ConstMatrixRef H, const Factorization& factorization,
                  QuantizedLinear& q);
+
+// solve_codes and refinement of `rounded`, whose parameters were fitted beforehand. Throws
+// Error(problem.where, ...) for options of a search of scales.
+GptqResult solve_gptq_on_grid(const LinearProblem& problem, SolverResult rounded, ConstMatrixRef H,
+                              const Factorization& factorization, const GptqOptions& options);
 
 }  // namespace nibble

@@ -66,6 +66,7 @@ struct Layer {
   StorableScales storable;
   std::optional<StorableScales> storable_minimums;
   LaneLevels levels;
+  bool moves_parameters = true;  // no rows share them
 };
 
 double mass(ConstMatrixRef H, int64_t first, int64_t columns) {
@@ -232,9 +233,9 @@ class Tile {
   }
 
   void move_group(const Group& group) {
-    move_parameters(group);
+    if (layer_.moves_parameters) move_parameters(group);
     for (const Chunk& chunk : group.chunks) move_codes(group, chunk);
-    move_parameters(group);
+    if (layer_.moves_parameters) move_parameters(group);
   }
 
   // What steps d of a group's scale and m of its minimum take off the loss of every row:
@@ -440,7 +441,8 @@ Layer make_layer(ConstMatrixRef W, ConstMatrixRef H, float damping,
           {},
           StorableScales(q),
           StorableScales::of_minimums(q),
-          LaneLevels(q.scheme.grid)};
+          LaneLevels(q.scheme.grid),
+          q.scheme.blocking.rows == 1};
 }
 
 // As they read back, [N, G].
@@ -463,7 +465,7 @@ void refine_layer(const Layer& layer, int sweeps, QuantizedLinear& q) {
       tile.refine(row, std::min(rows, padded_rows(q.N) - row), sweeps);
     }
   }
-  store_parameters(layer, parameters, q);
+  if (layer.moves_parameters) store_parameters(layer, parameters, q);
 }
 
 }  // namespace

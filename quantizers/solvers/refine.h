@@ -8,7 +8,8 @@
 // every second sweep takes the panels the other way round, which halves its work: a gradient then
 // lacks only the changes of panels on one side): scale, codes by falling H_kk, scale. Scales and
 // minimums are rounded as they are stored, scales kept within 0.3 and 3 times what they were, and
-// both left alone where the loss would not fall. Zero points and second levels stay. Differs from
+// both left alone where the loss would not fall. Zero points, second levels and what several rows
+// share stay. Differs from
 // solving for all scales of a row at once: after two sweeps the losses are within 0.1 % of each
 // other (bookworm-5m, W4 g128), and this needs a third of the work.
 #pragma once
@@ -20,7 +21,7 @@
 
 namespace nibble {
 
-// q: integer codes or those of a table, with row-wise blocking and a scale. H [K, K] both
+// q: integer codes or those of a table, with a scale, not of flattened blocking. H [K, K] both
 // triangles; damping: added to the diagonal. The loss of no row rises (but for rounding in float).
 void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, QuantizedLinear& q);
 

@@ -1,13 +1,16 @@
 #include "quantizers/solvers/row_tile.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <span>
 #include <vector>
 
 #include "quantizers/solvers/gptq_lanes.h"
+#include "src/quantized/blocks.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/matrix.h"
@@ -36,8 +39,9 @@ LaneParameters load_parameters(const QuantizedLinear& q) {
   const FloatParameters values = float_parameters(q);
   const auto lowest = static_cast<float>(q.scheme.grid.lowest);
   for (int64_t n = 0; n < q.N; ++n) {
+    const int64_t first_block = block_at(q.scheme.blocking, q.K, n, 0);
     for (int64_t g = 0; g < G; ++g) {
-      const auto block = static_cast<size_t>(n * G + g);
+      const auto block = static_cast<size_t>(first_block + g);
       parameters.scale(g, n) = values.scale[block] == 0.f ? kSmallestScale : values.scale[block];
       if (q.scheme.minimum) parameters.minimum(g, n) = values.minimum[block];
       parameters.first(g, n) = lowest - (q.scheme.zero ? values.zero[block] : 0.f);
@@ -49,17 +53,23 @@ LaneParameters load_parameters(const QuantizedLinear& q) {
 LaneLevels::LaneLevels(const Grid& grid)
     : is_table_(grid.kind == Grid::Kind::kTable), codes_(1 << grid.bits), table_(grid.table) {
   if (!is_table_) return;
-  levels_ = table_;
+  std::ranges::copy_if(table_, std::back_inserter(levels_),
+                       [](float level) { return !std::isnan(level); });
   std::sort(levels_.begin(), levels_.end());
   levels_.erase(std::unique(levels_.begin(), levels_.end()), levels_.end());
   for (size_t i = 0; i + 1 < levels_.size(); ++i) {
     borders_.push_back((levels_[i] + levels_[i + 1]) / 2.f);
   }
+  for (const float level : levels_) {
+    codes_of_levels_.push_back(
+        static_cast<uint8_t>(std::ranges::find(table_, level) - table_.begin()));
+  }
 }
 
 uint8_t LaneLevels::code(float level, float first) const {
   if (!is_table_) return static_cast<uint8_t>(level - first);
-  return static_cast<uint8_t>(std::find(table_.begin(), table_.end(), level) - table_.begin());
+  const auto found = std::ranges::lower_bound(levels_, level);
+  return codes_of_levels_[static_cast<size_t>(found - levels_.begin())];
 }
 
 void LaneLevels::describe(ColumnBlock& block) const {

@@ -34,10 +34,10 @@ struct LaneParameters {
   Matrix minimum;  // [G, padded N]; empty without minimums
 };
 
-// Of row-wise blocking.
+// Not of flattened blocking. Rows that share a block have its parameters each.
 LaneParameters load_parameters(const QuantizedLinear& q);
 
-// What codes stand for before parameters: code + first, or the levels of a table.
+// What codes stand for before parameters: code + first, or the levels of a table that are numbers.
 class LaneLevels {
  public:
   explicit LaneLevels(const Grid& grid);
@@ -52,8 +52,9 @@ class LaneLevels {
  private:
   bool is_table_;
   int codes_;
-  std::vector<float> table_;   // by code
-  std::vector<float> levels_;  // of the table, rising
+  std::vector<float> table_;              // by code
+  std::vector<float> levels_;             // of the table, rising
+  std::vector<uint8_t> codes_of_levels_;  // the first of each
   std::vector<float> borders_;
 };
 
@@ -61,7 +62,7 @@ class LaneLevels {
 void subtract_minimums(const LaneParameters& parameters, int64_t first,
                        std::span<const int32_t> groups, MatrixRef values);
 
-// Group of every column, [K]; row-wise blocking.
+// Group of every column, [K]; not of flattened blocking.
 std::vector<int32_t> group_of_columns(const QuantizedLinear& q);
 
 // out [columns][rows]: out(j, r) = W(first + r, columns[j]), 0 beyond the last row of W.

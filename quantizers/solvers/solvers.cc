@@ -3,7 +3,6 @@
 #include <array>
 #include <cassert>
 #include <cstddef>
-#include <iterator>
 #include <span>
 #include <string>
 #include <utility>
@@ -11,7 +10,6 @@
 
 #include "quantizers/solvers/ggml.h"
 #include "quantizers/solvers/gptq.h"
-#include "quantizers/solvers/gptq_floats.h"
 #include "quantizers/solvers/kmeans.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
@@ -40,10 +38,8 @@ SolvedLayer gptq_row(const LinearProblem& problem, const LayerInputs& inputs,
   assert(inputs.H != nullptr && inputs.factorization != nullptr);
   const Scheme& scheme = problem.scheme;
   if (is_fp8(scheme) || is_nvfp4(scheme) || is_mxfp4(scheme)) {
-    return {.result = solve_gptq_floats(problem, *inputs.factorization),
-            .damping = inputs.factorization->damping,
-            .escalations = inputs.factorization->escalations,
-            .dead_columns = std::ssize(inputs.factorization->dead)};
+    return solved(solve_gptq_on_grid(problem, solve_rtn(problem), *inputs.H, *inputs.factorization,
+                                     options.gptq));
   }
   return solved(solve_gptq(problem, *inputs.H, *inputs.factorization, options.gptq));
 }

@@ -296,6 +296,8 @@ StorableScales::StorableScales(const QuantizedLinear& q, const Parameter& parame
   if (!parameter_.second) return;
   second_.resize(static_cast<size_t>(values.second.elements()));
   to_float(values.second.view(), second_);
+  is_float_ = is_float(parameter_.type);
+  if (is_float_) return;
   is_integer_ = parameter_.table.empty() && !protects_;
   if (is_integer_) {
     const int count = 1 << parameter_.bits;
@@ -329,6 +331,11 @@ float StorableScales::unit(int64_t block) const {
   return second_[static_cast<size_t>(second_index(*parameter_.second, block, blocks_, rows_))];
 }
 
+// Of floats: before the second level, not yet rounded.
+float StorableScales::as_stored(float scale, int64_t block) const {
+  return parameter_.second->divides ? scale * unit(block) : scale / unit(block);
+}
+
 std::span<const float> StorableScales::levels(int64_t block) const {
   const int64_t index = second_index(*parameter_.second, block, blocks_, rows_);
   return std::span(levels_).subspan(static_cast<size_t>(index * level_count_),
@@ -345,6 +352,11 @@ void StorableScales::round(std::span<float> scales, std::span<const int64_t> blo
   }
   for (size_t i = 0; i < scales.size(); ++i) {
     const int64_t block = blocks[i % blocks.size()];
+    if (is_float_) {
+      const float stored = round_to(as_stored(scales[i], block), parameter_.type);
+      scales[i] = second_level_value(*parameter_.second, stored, unit(block), 0.F);
+      continue;
+    }
     if (is_integer_) {
       const float second = unit(block);
       const float integer =
@@ -374,6 +386,10 @@ void StorableScales::store(std::span<const float> scales, ParameterValues& store
   const std::span<std::byte> bytes = stored.values.mutable_bytes();
   for (size_t i = 0; i < scales.size(); ++i) {
     const auto block = static_cast<int64_t>(i);
+    if (is_float_) {
+      bytes[i] = std::byte{float_to_f8(as_stored(scales[i], block), parameter_.type)};
+      continue;
+    }
     if (is_integer_) {
       const float second = unit(block);
       if (second == 0.F) continue;

@@ -76,8 +76,8 @@ class StorableScales {
   static std::optional<StorableScales> of_minimums(const QuantizedLinear& q);
 
   // Scales become what they read back as. scales[i] is one of block blocks[i mod blocks.size()].
-  // Double-quantized and progressive ones: the nearest that is positive; else as the type, float or
-  // integers times a second level, rounds, 0 included.
+  // Double-quantized and progressive ones: the nearest that is positive; else as the type rounds,
+  // float, or floats or integers with a second level, 0 included.
   void round(std::span<float> scales, std::span<const int64_t> blocks) const;
   // Zero points that a block of this scale, as it reads back, may have.
   ZeroRange zero_range(float scale, int64_t block) const {
@@ -90,6 +90,7 @@ class StorableScales {
   StorableScales(const QuantizedLinear& q, const Parameter& parameter,
                  const ParameterValues& values);
   float unit(int64_t block) const;
+  float as_stored(float scale, int64_t block) const;
   std::span<const float> levels(int64_t block) const;
   ZeroRange protected_zeros(float scale, int64_t block) const;
 
@@ -99,6 +100,8 @@ class StorableScales {
   float steps_;  // 2^bits - 1
   bool protects_;
   std::vector<float> second_;  // values of the second level
+  // Floats with a second level (NVFP4's E4M3).
+  bool is_float_ = false;
   // Integers in a range, without a table: value = integer * second.
   bool is_integer_ = false;
   float lowest_ = 0.F;

@@ -1,5 +1,4 @@
-#include "quantizers/solvers/gptq_floats.h"
-
+// GPTQ on FP8, NVFP4 and MXFP4, whose scales are those of rounding to nearest.
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -14,6 +13,7 @@
 
 #include "kernels/factorize.h"
 #include "kernels/hessian.h"
+#include "quantizers/solvers/gptq.h"
 #include "quantizers/solvers/rtn.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/float_schemes.h"
@@ -55,17 +55,28 @@ Factorization factorized(const Matrix& H) {
   return factorize(H, activation_order(H), 0.01, "layer");
 }
 
-TEST(GptqFloats, LosesLessThanRoundingToNearest) {
+QuantizedLinear solved(const Matrix& W, const Scheme& scheme, const Matrix& H, int sweeps) {
+  const LinearProblem problem{.W = W, .scheme = scheme, .where = "layer"};
+  return solve_gptq_on_grid(problem, solve_rtn(problem), H, factorized(H), {.sweeps = sweeps})
+      .solved.q;
+}
+
+TEST(GptqFloats, LosesLessThanRoundingToNearestAndLessWithSweeps) {
   const Matrix W = normal_weights(70, 288);
   const Matrix H = coupled_hessian(288);
   for (const Scheme& scheme : float_schemes()) {
-    const LinearProblem problem{.W = W, .scheme = scheme, .where = "layer"};
-    const QuantizedLinear rounded = solve_rtn(problem).q;
-    const SolverResult solved = solve_gptq_floats(problem, factorized(H));
-    ASSERT_NO_THROW(check(solved.q, "layer"));
-    const double least = quadratic_form(W - dequantize(solved.q), H);
+    const QuantizedLinear rounded = solve_rtn({.W = W, .scheme = scheme, .where = "layer"}).q;
+    const QuantizedLinear q = solved(W, scheme, H, 0);
+    const QuantizedLinear refined = solved(W, scheme, H, 2);
+    ASSERT_NO_THROW(check(q, "layer"));
+    ASSERT_NO_THROW(check(refined, "layer"));
+    const double least = quadratic_form(W - dequantize(q), H);
     EXPECT_LT(least, 0.7 * quadratic_form(W - dequantize(rounded), H)) << describe(scheme);
-    EXPECT_EQ(float_parameters(solved.q).scale, float_parameters(rounded).scale);
+    EXPECT_LT(quadratic_form(W - dequantize(refined), H), least) << describe(scheme);
+    EXPECT_EQ(float_parameters(q).scale, float_parameters(rounded).scale);
+    // Powers of two are too far apart to move; what rows share stays.
+    const bool moves = scheme.blocking.rows == 1 && scheme.scale->type != Dtype::kF8E8M0;
+    EXPECT_EQ(float_parameters(refined).scale != float_parameters(rounded).scale, moves);
   }
 }
 
@@ -75,7 +86,7 @@ TEST(GptqFloats, IsTheRecursion) {
   const Matrix H = coupled_hessian(160);
   const Factorization f = factorized(H);
   for (const Scheme& scheme : float_schemes()) {
-    const QuantizedLinear q = solve_gptq_floats({.W = W, .scheme = scheme, .where = "layer"}, f).q;
+    const QuantizedLinear q = solved(W, scheme, H, 0);
     const Matrix Q = dequantize(q);
     for (int64_t n = 0; n < W.rows(); ++n) {
       for (int64_t j = 0; j < W.cols(); ++j) {
@@ -100,27 +111,25 @@ TEST(GptqFloats, IsTheRecursion) {
   }
 }
 
+// Of two levels as near, rounding to nearest takes the even one: random weights have no such ties.
 TEST(GptqFloats, WithoutCouplingIsRoundingToNearest) {
   const Matrix W = normal_weights(9, 64);
   const Matrix H = Matrix::Identity(64, 64);
   for (const Scheme& scheme : float_schemes()) {
-    const LinearProblem problem{.W = W, .scheme = scheme, .where = "layer"};
-    EXPECT_EQ(fingerprint(solve_gptq_floats(problem, factorized(H)).q),
-              fingerprint(solve_rtn(problem).q))
-        << describe(scheme);
+    const QuantizedLinear rounded = solve_rtn({.W = W, .scheme = scheme, .where = "layer"}).q;
+    EXPECT_TRUE(dequantize(solved(W, scheme, H, 0)) == dequantize(rounded)) << describe(scheme);
   }
 }
 
 TEST(GptqFloats, SameBitsForAnyNumberOfThreads) {
   const Matrix W = normal_weights(300, 192);
-  const Factorization f = factorized(coupled_hessian(192));
+  const Matrix H = coupled_hessian(192);
   const int threads = omp_get_max_threads();
   for (const Scheme& scheme : float_schemes()) {
-    const LinearProblem problem{.W = W, .scheme = scheme, .where = "layer"};
     omp_set_num_threads(1);
-    const auto one = fingerprint(solve_gptq_floats(problem, f).q);
+    const auto one = fingerprint(solved(W, scheme, H, 2));
     omp_set_num_threads(2);
-    EXPECT_EQ(fingerprint(solve_gptq_floats(problem, f).q), one) << describe(scheme);
+    EXPECT_EQ(fingerprint(solved(W, scheme, H, 2)), one) << describe(scheme);
     omp_set_num_threads(threads);
   }
 }
