@@ -196,13 +196,9 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
 
 Json config(std::span<const FormatModule> modules) {
   const FormatModule* first = nullptr;
-  Json skipped = Json::array();
-  bool head_known = false;
   for (const FormatModule& module : modules) {
-    head_known = head_known || module.name == "lm_head";
-    if (!module.scheme) {
-      skipped.push_back(module.name);
-    } else if (first == nullptr) {
+    if (!module.scheme) continue;
+    if (first == nullptr) {
       first = &module;
     } else if (first->scheme->grid != module.scheme->grid ||
                is_double(*first->scheme) != is_double(*module.scheme)) {
@@ -212,7 +208,6 @@ Json config(std::span<const FormatModule> modules) {
                   "the format 'nibble' holds both");
     }
   }
-  if (!head_known) skipped.push_back("lm_head");
   Json config;
   config["quant_method"] = kMethod;
   const bool int8 = first != nullptr && is_llm_int8(*first->scheme);
@@ -225,7 +220,7 @@ Json config(std::span<const FormatModule> modules) {
         torch_dtype_name(first == nullptr ? Dtype::kF16 : first->dtype);
     config["bnb_4bit_quant_storage"] = "uint8";
   }
-  config["llm_int8_skip_modules"] = std::move(skipped);
+  config["llm_int8_skip_modules"] = left_out(modules);
   config["llm_int8_threshold"] = 6.0;
   config["llm_int8_has_fp16_weight"] = false;
   config["llm_int8_enable_fp32_cpu_offload"] = false;

@@ -263,22 +263,14 @@ std::optional<ActivationScheme> read_activations(const Json& group, const Compre
 
 Json compressed_config(std::span<const FormatModule> modules) {
   std::vector<std::pair<Json, Json>> groups;  // without targets, names of modules
-  Json ignore = Json::array();
-  bool head_known = false;
   for (const FormatModule& module : modules) {
-    head_known = head_known || module.name == "lm_head";
-    if (!module.scheme) {
-      ignore.push_back(module.name);
-      continue;
-    }
+    if (!module.scheme) continue;
     const Json content = config_group(module);
     auto group = std::find_if(groups.begin(), groups.end(),
                               [&](const auto& known) { return known.first == content; });
     if (group == groups.end()) group = groups.emplace(groups.end(), content, Json::array());
     group->second.push_back(module.name);
   }
-  // A tied head is no module of the checkpoint, but one of the loader's model.
-  if (!head_known) ignore.push_back("lm_head");
   if (groups.size() == 1) groups[0].second = Json::array({"Linear"});
 
   std::string format(groups.empty() ? kPackQuantized.name : "");
@@ -296,7 +288,7 @@ Json compressed_config(std::span<const FormatModule> modules) {
   config["format"] = format;
   config["quantization_status"] = "compressed";
   if (!config_groups.empty()) config["config_groups"] = std::move(config_groups);
-  config["ignore"] = std::move(ignore);
+  config["ignore"] = left_out(modules);
   config["kv_cache_scheme"] = nullptr;
   config["global_compression_ratio"] = nullptr;
   config["sparsity_config"] = Json::object();

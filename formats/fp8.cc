@@ -104,20 +104,14 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
 
 Json config(std::span<const FormatModule> modules) {
   std::optional<Scheme> scheme;
-  Json dense = Json::array();
-  bool head_known = false;
   for (const FormatModule& module : modules) {
-    head_known = head_known || module.name == "lm_head";
-    if (!module.scheme) {
-      dense.push_back(module.name);
-    } else if (scheme && *scheme != *module.scheme) {
+    if (!module.scheme) continue;
+    if (scheme && *scheme != *module.scheme) {
       throw Error(module.name, "fp8 has one scheme for a model, not " + describe(*scheme) +
                                    " and " + describe(*module.scheme));
-    } else {
-      scheme = module.scheme;
     }
+    scheme = module.scheme;
   }
-  if (!head_known) dense.push_back("lm_head");  // tied: no tensor, but a layer of the loader's
   Json config;
   config["quant_method"] = kMethod;
   config["fmt"] = "e4m3";
@@ -125,7 +119,7 @@ Json config(std::span<const FormatModule> modules) {
   if (scheme && !is_per_tensor(*scheme)) {
     config["weight_block_size"] = {scheme->blocking.rows, scheme->blocking.columns};
   }
-  config["modules_to_not_convert"] = std::move(dense);
+  config["modules_to_not_convert"] = left_out(modules);
   return config;
 }
 
@@ -137,14 +131,8 @@ bool recognizes(const Json& config) {
 }
 
 std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
-  const std::string weight = module + ".weight";
-  if (!checkpoint.has(weight) || checkpoint.info(weight).info.dtype != Dtype::kF8E4M3) return {};
-  std::vector<std::string> names = {weight};
-  for (const char* suffix :
-       {".weight_scale_inv", ".weight_scale", ".input_scale", ".input_scale_ub"}) {
-    if (checkpoint.has(module + suffix)) names.push_back(module + suffix);
-  }
-  return names;
+  return tensors_with_weight(checkpoint, module, {Dtype::kF8E4M3},
+                             {"weight_scale_inv", "weight_scale", "input_scale", "input_scale_ub"});
 }
 
 std::optional<Blocking> block_size(const Json& config, const std::string& where) {

@@ -47,6 +47,10 @@ std::string refusal(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
   const bool is_fp4 = is_nvfp4(scheme);
   if (!is_fp4 && !is_fp8(scheme)) return "it holds NVFP4 and FP8, not " + describe(scheme);
+  if (!scheme.activations) {
+    return "its loaders quantize activations too, by scales that it stores: choose the scheme " +
+           std::string(is_fp4 ? "nvfp4" : "fp8") + ", or the format compressed-tensors";
+  }
   if (is_fp4 && scheme.scale->second->divides) {
     return "its second-level scale multiplies, this one divides, and the inverse is rounded";
   }
@@ -97,21 +101,15 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
 // Both forms: TensorRT-LLM reads "quantization" in hf_quant_config.json, others what stands beside.
 Json config(std::span<const FormatModule> modules) {
   std::optional<bool> all_nvfp4;
-  Json ignore = Json::array();
-  bool head_known = false;
   for (const FormatModule& module : modules) {
-    head_known = head_known || module.name == "lm_head";
-    if (!module.scheme) {
-      ignore.push_back(module.name);
-      continue;
-    }
+    if (!module.scheme) continue;
     const bool is = is_nvfp4(*module.scheme);
     if (all_nvfp4.value_or(is) != is) {
       throw Error(module.name, "modelopt has one scheme for a model, not NVFP4 and FP8");
     }
     all_nvfp4 = is;
   }
-  if (!head_known) ignore.push_back("lm_head");
+  const Json ignore = left_out(modules);
   const bool is_fp4 = all_nvfp4.value_or(true);
   Json quantization;
   quantization["quant_algo"] = is_fp4 ? "NVFP4" : "FP8";
@@ -122,7 +120,7 @@ Json config(std::span<const FormatModule> modules) {
   config["quant_method"] = kMethod;
   config["quant_algo"] = quantization["quant_algo"];
   if (is_fp4) config["group_size"] = kNvfp4Group;
-  config["ignore"] = std::move(ignore);
+  config["ignore"] = ignore;
   config["producer"] = {{"name", "nibble"}};
   config["quantization"] = std::move(quantization);
   return config;
@@ -149,16 +147,9 @@ bool recognizes(const Json& config) {
 
 // Scales of the key-value cache belong to the projections; they are not used.
 std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
-  const std::string weight = module + ".weight";
-  if (!checkpoint.has(weight)) return {};
-  const Dtype type = checkpoint.info(weight).info.dtype;
-  if (type != Dtype::kU8 && type != Dtype::kF8E4M3) return {};
-  std::vector<std::string> names = {weight};
-  for (const char* suffix :
-       {".weight_scale", ".weight_scale_2", ".input_scale", ".k_scale", ".v_scale"}) {
-    if (checkpoint.has(module + suffix)) names.push_back(module + suffix);
-  }
-  return names;
+  return tensors_with_weight(
+      checkpoint, module, {Dtype::kU8, Dtype::kF8E4M3},
+      {"weight_scale", "weight_scale_2", "input_scale", "k_scale", "v_scale"});
 }
 
 void read_nvfp4(const Checkpoint& checkpoint, const std::string& module, QuantizedLinear& q) {

@@ -23,6 +23,7 @@
 namespace nibble {
 namespace {
 
+constexpr std::string_view kOutputHead = "lm_head";
 constexpr int64_t kTransposeTile = 64;  // elements: 64 x 64 of 4 bytes are 16 KiB, half of a cache
 
 template <typename T>
@@ -110,6 +111,33 @@ std::vector<std::string> present_tensors(const Checkpoint& checkpoint, const std
     if (checkpoint.has(name)) present.push_back(name);
   }
   return present;
+}
+
+std::vector<std::string> tensors_with_weight(const Checkpoint& checkpoint,
+                                             const std::string& module,
+                                             std::initializer_list<Dtype> dtypes,
+                                             std::initializer_list<std::string_view> others) {
+  const std::string weight = module + ".weight";
+  if (!checkpoint.has(weight)) return {};
+  const Dtype dtype = checkpoint.info(weight).info.dtype;
+  if (std::find(dtypes.begin(), dtypes.end(), dtype) == dtypes.end()) return {};
+  std::vector<std::string> names = {weight};
+  for (const std::string_view suffix : others) {
+    const std::string name = module + "." + std::string(suffix);
+    if (checkpoint.has(name)) names.push_back(name);
+  }
+  return names;
+}
+
+std::vector<std::string> left_out(std::span<const FormatModule> modules) {
+  std::vector<std::string> names;
+  for (const FormatModule& module : modules) {
+    if (!module.scheme) names.push_back(module.name);
+  }
+  const bool has_head =
+      std::ranges::find(modules, kOutputHead, &FormatModule::name) != modules.end();
+  if (!has_head) names.emplace_back(kOutputHead);
+  return names;
 }
 
 Tensor transposed(const Tensor& tensor) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -41,6 +42,17 @@ Tensor checked_scalar(const Checkpoint& checkpoint, const std::string& name,
 std::vector<std::string> present_tensors(const Checkpoint& checkpoint, const std::string& module,
                                          std::initializer_list<std::string_view> required,
                                          std::initializer_list<std::string_view> optional);
+
+// "<module>.weight" if it has one of the dtypes, and the others of the module's tensors that there
+// are; else nothing.
+std::vector<std::string> tensors_with_weight(const Checkpoint& checkpoint,
+                                             const std::string& module,
+                                             std::initializer_list<Dtype> dtypes,
+                                             std::initializer_list<std::string_view> others);
+
+// Names of the modules that are not to be quantized, and of a tied output head: no module of the
+// checkpoint, but one of the loader's model.
+std::vector<std::string> left_out(std::span<const FormatModule> modules);
 
 // [rows, columns] -> [columns, rows], any element of 1, 2, 4 or 8 bytes.
 Tensor transposed(const Tensor& tensor);

@@ -34,17 +34,33 @@ namespace {
 
 constexpr const char* kFileType = "general.file_type";
 
-// llama.h, enum llama_ftype: what most weights of a file are; of K types the pure ones ("_S").
+// llama.h, enum llama_ftype: the mixture that a file is, or what most of its weights are, K types
+// then as the smallest mixture ("_S").
 struct FileType {
-  std::string_view type;
+  std::string_view name;
   uint32_t id;
 };
 constexpr std::array kFileTypes = {
-    FileType{"f32", 0},     FileType{"f16", 1},     FileType{"q4_0", 2},  FileType{"q4_1", 3},
-    FileType{"q8_0", 7},    FileType{"q5_0", 8},    FileType{"q5_1", 9},  FileType{"q2_k", 10},
-    FileType{"q3_k", 11},   FileType{"q4_k", 14},   FileType{"q5_k", 16}, FileType{"q6_k", 18},
-    FileType{"iq4_nl", 25}, FileType{"iq4_xs", 30}, FileType{"bf16", 32}, FileType{"mxfp4", 38},
+    FileType{"f32", 0},     FileType{"f16", 1},     FileType{"q4_0", 2},    FileType{"q4_1", 3},
+    FileType{"q8_0", 7},    FileType{"q5_0", 8},    FileType{"q5_1", 9},    FileType{"q2_k", 10},
+    FileType{"q2_k_m", 10}, FileType{"q3_k", 11},   FileType{"q3_k_s", 11}, FileType{"q3_k_m", 12},
+    FileType{"q3_k_l", 13}, FileType{"q4_k", 14},   FileType{"q4_k_s", 14}, FileType{"q4_k_m", 15},
+    FileType{"q5_k", 16},   FileType{"q5_k_s", 16}, FileType{"q5_k_m", 17}, FileType{"q6_k", 18},
+    FileType{"iq4_nl", 25}, FileType{"iq4_xs", 30}, FileType{"bf16", 32},   FileType{"mxfp4", 38},
 };
+
+const FileType* file_type(std::string_view name) {
+  const auto* found = std::ranges::find(kFileTypes, name, &FileType::name);
+  return found == kFileTypes.end() ? nullptr : found;
+}
+
+// The scheme asked for, "" if the recipe names none.
+std::string scheme_of(const Json& manifest) {
+  const Json::json_pointer place("/recipe/scheme");
+  return manifest.contains(place) && manifest.at(place).is_string()
+             ? manifest.at(place).get<std::string>()
+             : "";
+}
 
 // What llama.cpp's graph of the architecture computes, whatever the metadata say.
 void check_computed(const Config& config, const std::string& where) {
@@ -141,6 +157,7 @@ GgufModelWriter::GgufModelWriter(const std::filesystem::path& file, bool replace
   set_numbers(config_, metadata_);
   add_gguf_tokenizer(model, config_.vocabulary_size, metadata_);
   metadata_.set("nibble.manifest", manifest.dump());
+  scheme_ = scheme_of(manifest);
   rope_factors_ = rope_factors(config_);
 }
 
@@ -196,10 +213,10 @@ void GgufModelWriter::plan() {
   }
   const auto most = std::ranges::max_element(
       bytes, [](const auto& a, const auto& b) { return a.second < b.second; });
-  if (most != bytes.end()) {
-    const auto* found = std::ranges::find(kFileTypes, most->first, &FileType::type);
-    if (found != kFileTypes.end()) metadata_.set(kFileType, found->id);
-  }
+  const bool is_mixture = gguf_type(scheme_) == nullptr;
+  const FileType* type = is_mixture ? file_type(scheme_) : nullptr;
+  if (type == nullptr && most != bytes.end()) type = file_type(most->first);
+  if (type != nullptr) metadata_.set(kFileType, type->id);
   writer_ = std::make_unique<GgufWriter>(file_, replace_, metadata_, std::move(tensors));
   if (!rope_factors_.empty()) {
     writer_->write(kRopeFactors, std::as_bytes(std::span(rope_factors_)));

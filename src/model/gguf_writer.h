@@ -24,7 +24,8 @@ namespace nibble {
 class GgufModelWriter {
  public:
   // config: the output's config.json. model: the folder or GGUF file that the tokenizer comes from;
-  // its name becomes the model's. manifest: kept in the file as text. Throws Error for a model that
+  // its name becomes the model's. manifest: kept in the file as text; the scheme of its recipe, if
+  // it is one of llama.cpp's mixtures, gives general.file_type. Throws Error for a model that
   // llama.cpp's architectures do not compute (see formats/gguf.md).
   GgufModelWriter(const std::filesystem::path& file, bool replace, const Json& config,
                   const std::filesystem::path& model, const Json& manifest);
@@ -54,6 +55,7 @@ class GgufModelWriter {
 
   std::filesystem::path file_;
   bool replace_;
+  std::string scheme_;  // of the recipe, or ""
   Config config_;
   GgufMetadata metadata_;
   std::vector<GgufModule> modules_;

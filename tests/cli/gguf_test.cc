@@ -110,6 +110,7 @@ TEST(CliGguf, AMixtureHasTheTypesOfLlamaCppsFile) {
     const fs::path path = folder.path() / (name + ".gguf");
     run_json({"quantize", kBookworm, "-o", path, "--scheme", name});
     const auto file = GgufFile::open(path);
+    EXPECT_EQ(file->metadata().integer("general.file_type"), name == "q4_k_m" ? 15 : 12);
     for (const auto& [layer, types] : golden["llama-tied"]["types"][name].items()) {
       std::istringstream list(types.get<std::string>());
       int block = 0;

@@ -142,11 +142,15 @@ TEST(Modelopt, RefusalsSayWhy) {
   };
   EXPECT_EQ(refusal(nvfp4_with_inputs()), "");
   EXPECT_THAT(refusal(nvfp4_with_inputs(), 72), HasSubstr("K = 72"));
-  EXPECT_THAT(refusal(nvfp4_scheme(true)), HasSubstr("multiplies, this one divides"));
-  EXPECT_THAT(refusal(nvfp4_scheme(false)),
-              HasSubstr("it holds e2m1 g16, double-quantized, fp4 static"));
+  Scheme divides = nvfp4_with_inputs();
+  divides.scale->second->divides = true;
+  EXPECT_THAT(refusal(divides), HasSubstr("multiplies, this one divides"));
+  EXPECT_THAT(refusal(nvfp4_scheme(true)), HasSubstr("choose the scheme nvfp4, or the format"));
   EXPECT_THAT(refusal(mxfp4_scheme()), HasSubstr("it holds NVFP4 and FP8, not e2m1 g32"));
-  EXPECT_THAT(refusal(fp8_scheme({}, Dtype::kF32)), HasSubstr("it holds e4m3 per tensor"));
+  Scheme by_row = fp8_with_inputs();
+  by_row.blocking = {};
+  EXPECT_THAT(refusal(by_row), HasSubstr("it holds e4m3 per tensor"));
+  EXPECT_THAT(refusal(fp8_scheme({}, Dtype::kF32)), HasSubstr("choose the scheme fp8, or"));
   std::vector<FormatModule> modules = {dense_module("a", 32, 64), dense_module("b", 32, 64)};
   modules[0].scheme = nvfp4_with_inputs();
   modules[1].scheme = fp8_with_inputs();
