@@ -24,6 +24,8 @@
 namespace nibble {
 namespace {
 
+constexpr int64_t kMostFindings = 1000;  // nobody reads more, and each costs a search for names
+
 std::string file_of(const Checkpoint& checkpoint, const std::string& tensor) {
   return checkpoint.info(tensor).file.filename().string() + ": tensor '" + tensor + "'";
 }
@@ -124,6 +126,10 @@ class LayoutReader {
     } catch (const Error& error) {
       if (findings_ == nullptr) throw;
       findings_->push_back(error);
+      if (std::ssize(*findings_) > kMostFindings) {
+        throw Error(config_file_, "more than " + std::to_string(kMostFindings) + " problems",
+                    "do config.json and the weights belong together?");
+      }
     }
   }
 

@@ -24,7 +24,7 @@ namespace {
 
 // Real vocabularies have fewer than 2^20 tokens; the bound keeps a broken id from taking all
 // memory.
-constexpr int64_t kMaxId = (int64_t{1} << 24) - 1;
+constexpr int64_t kMaxId = (int64_t{1} << 22) - 1;
 
 bool has_added(const TokenizerParts& parts, const std::string& text) {
   return std::any_of(parts.added.begin(), parts.added.end(),

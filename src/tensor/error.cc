@@ -20,8 +20,9 @@ std::string message(const std::string& where, const std::string& problem, const 
   return text;
 }
 
-// Levenshtein distance.
-size_t edit_distance(const std::string& a, const std::string& b) {
+// Levenshtein distance, or `limit` if it is no less.
+size_t edit_distance(const std::string& a, const std::string& b, size_t limit) {
+  if (std::max(a.size(), b.size()) - std::min(a.size(), b.size()) >= limit) return limit;
   std::vector<size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), size_t{0});
   for (size_t i = 1; i <= a.size(); ++i) {
@@ -32,6 +33,7 @@ size_t edit_distance(const std::string& a, const std::string& b) {
       diagonal = row[j];
       row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitution});
     }
+    if (*std::ranges::min_element(row) >= limit) return limit;
   }
   return row.back();
 }
@@ -48,7 +50,7 @@ std::string nearest_name(const std::string& name, const std::vector<std::string>
   std::string best;
   size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
   for (const std::string& candidate : known) {
-    const size_t distance = edit_distance(name, candidate);
+    const size_t distance = edit_distance(name, candidate, best_distance);
     if (distance < best_distance) {
       best = candidate;
       best_distance = distance;

@@ -114,6 +114,18 @@ TEST(Layout, MoreBlocksThanTensorsAreRefusedAtOnce) {
   EXPECT_THROW(read_layout(checkpoint, &findings), Error);
 }
 
+TEST(Layout, ThousandsOfFindingsEndTheReading) {
+  EditableCheckpoint model("llama-llama3-rope");
+  for (int i = 0; i < 200; ++i) {
+    model.tensors["x." + std::to_string(i)] = zeros(Dtype::kF16, {1});
+  }
+  model.config["num_hidden_layers"] = 200;
+  const Checkpoint checkpoint = model.write();
+  Findings findings;
+  EXPECT_THROW(read_layout(checkpoint, &findings), Error);
+  EXPECT_EQ(findings.size(), 1001U);
+}
+
 TEST(Layout, LeftoverTensorsAreNamed) {
   EditableCheckpoint model("llama");
   model.tensors["model.layers.0.self_attn.q_proj.bias"] = zeros(Dtype::kF16, {64});
