@@ -30,6 +30,7 @@
 #include "src/pipeline/recipe.h"
 #include "src/pipeline/write_model.h"
 #include "src/quantized/float_schemes.h"
+#include "src/quantized/llm_int8.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
@@ -246,7 +247,8 @@ std::string solver_of(const std::string& name, const SchemeChoice& scheme) {
 // are.
 void check_solver(const PlannedModule& module, const Recipe& recipe) {
   const Scheme& scheme = *module.target.scheme;
-  if (module.solver->name != "gptq" || scheme.grid.kind != Grid::Kind::kTable) return;
+  if (module.solver->name != "gptq") return;
+  if (scheme.grid.kind != Grid::Kind::kTable && !is_llm_int8(scheme)) return;
   if (is_fp8(scheme) || is_nvfp4(scheme) || is_mxfp4(scheme)) {
     const bool moves_scales = recipe.sweeps.value_or(0) > 0 ||
                               recipe.gptq.search != ScaleSearch::kHessian ||

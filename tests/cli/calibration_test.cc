@@ -228,5 +228,11 @@ TEST_F(Calibration, FloatsHaveNoScalesToSearchOrRefine) {
   run_json(joined(command, {"--sweeps", "0"}));
 }
 
+TEST_F(Calibration, LlmInt8IsRoundedAlone) {
+  const std::string error = error_of(joined(
+      {"quantize", kTinyLlama, "-o", path("out"), "-m", "gptq", "--scheme", "llm-int8"}, kWindows));
+  EXPECT_THAT(error, testing::HasSubstr("gptq does not choose codes of"));
+}
+
 }  // namespace
 }  // namespace nibble
