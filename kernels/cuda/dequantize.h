@@ -20,6 +20,7 @@ template <typename Weights, typename T>
 struct Dequantize {
   using Layout = typename Weights::Layout;
   static constexpr int kThreads = 256;
+  static constexpr int kBlocks = 4;  // on a multiprocessor at once
   static constexpr int kWarps = kThreads / kWarpLanes;
   static constexpr int kSharedBytes = 0;
 

@@ -30,6 +30,8 @@ struct FewTokens {
   using Layout = typename Weights::Layout;
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpLanes;
+  // On a multiprocessor at once; the sums of 16 tokens leave registers for one.
+  static constexpr int kBlocks = kTokenBlocks == 1 ? 2 : 1;
   static constexpr int kRows = Layout::kTileRows;
   static constexpr int kTokens = 8 * kTokenBlocks;
   static constexpr int kUnitTiles = 16 / Layout::kBits;  // 4 KB of weights for a warp
@@ -109,7 +111,7 @@ struct FewTokens {
           gpu.mma(T{}, sums[block][j], fragment, b[block]);
         }
       }
-      if (a.parameters.zero != nullptr) {
+      if (Weights::kHasZeros && a.parameters.zero != nullptr) {
         const uint32_t one = gpu.round2(T{}, 1.F, 1.F);
         const uint32_t ones[4] = {one, one, one, one};
         NIBBLE_UNROLL
@@ -136,8 +138,8 @@ struct FewTokens {
       for (int i = 0; i < 16; ++i) {
         const int row = i / 2;
         const int j = i / 4, r = i % 4;
-        const float sum =
-            gpu.fma(-zero_point(parameters, row), x_sums[block][r], products[block][j][r]);
+        float sum = products[block][j][r];
+        if (Weights::kHasZeros) sum = gpu.fma(-zero_point(parameters, row), x_sums[block][r], sum);
         sums[block][j][r] = gpu.fma(scale[row], sum, sums[block][j][r]);
       }
     }

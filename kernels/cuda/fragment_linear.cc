@@ -9,7 +9,6 @@
 #include <cstring>
 #include <span>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "formats/packing/fragment.h"
@@ -27,9 +26,6 @@
 
 namespace nibble {
 namespace {
-
-constexpr int64_t kRowPadding = 64;
-constexpr int64_t kColumnPadding = 128;
 
 // Columns that share parameters; 0: they are not runs of columns along a row.
 int64_t group_columns(const QuantizedLinear& q) {
@@ -80,18 +76,18 @@ int code_shift(const Grid& grid, int centre) { return grid.lowest < 0 ? centre +
 template <typename Layout>
 void pack_codes(const QuantizedLinear& q, int shift, FragmentLinear& w) {
   const std::span<const uint8_t> codes = q.codes.values<uint8_t>();
-  std::vector<uint8_t> strip(static_cast<size_t>(kRowPadding * w.padded_columns));
+  std::vector<uint8_t> strip(static_cast<size_t>(kPaddedRows * w.padded_columns));
   w.words.resize(static_cast<size_t>(Layout::words(w.padded_rows, w.padded_columns)));
-  const int64_t strip_words = Layout::words(kRowPadding, w.padded_columns);
-  for (int64_t row = 0; row < w.padded_rows; row += kRowPadding) {
+  const int64_t strip_words = Layout::words(kPaddedRows, w.padded_columns);
+  for (int64_t row = 0; row < w.padded_rows; row += kPaddedRows) {
     std::fill(strip.begin(), strip.end(), uint8_t{0});
-    for (int64_t n = row; n < std::min(row + kRowPadding, w.N); ++n) {
+    for (int64_t n = row; n < std::min(row + kPaddedRows, w.N); ++n) {
       for (int64_t k = 0; k < w.K; ++k) {
         strip[(n - row) * w.padded_columns + k] = static_cast<uint8_t>(codes[n * w.K + k] + shift);
       }
     }
-    pack_rows<Layout>(strip.data(), kRowPadding, w.padded_columns, 0, kRowPadding,
-                      w.words.data() + row / kRowPadding * strip_words);
+    pack_rows<Layout>(strip.data(), kPaddedRows, w.padded_columns, 0, kPaddedRows,
+                      w.words.data() + row / kPaddedRows * strip_words);
   }
 }
 
@@ -227,8 +223,8 @@ FragmentLinear pack_fragments(const QuantizedLinear& q, const std::string& where
   FragmentLinear w;
   w.N = q.N;
   w.K = q.K;
-  w.padded_rows = divide_up(q.N, kRowPadding) * kRowPadding;
-  w.padded_columns = divide_up(q.K, kColumnPadding) * kColumnPadding;
+  w.padded_rows = divide_up(q.N, kPaddedRows) * kPaddedRows;
+  w.padded_columns = divide_up(q.K, kPaddedColumns) * kPaddedColumns;
   const int64_t group = group_columns(q);
   w.groups = group == 0 ? 1 : divide_up(q.K, group);
   w.group = w.groups == 1 ? w.padded_columns : group;

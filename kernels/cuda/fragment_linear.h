@@ -11,9 +11,13 @@
 
 #include "kernels/cuda/parameters.h"
 #include "kernels/cuda/weights.h"
-#include "src/quantized/quantized_linear.h"
 
 namespace nibble {
+
+struct QuantizedLinear;  // src/quantized/quantized_linear.h: not for CUDA sources
+
+inline constexpr int64_t kPaddedRows = 64;      // of which padded_rows is a multiple
+inline constexpr int64_t kPaddedColumns = 128;  // and padded_columns
 
 enum class FragmentKind {
   kInt4,      // Int4Weights: integers of up to 4 bits
@@ -27,8 +31,8 @@ struct FragmentLinear {
   FragmentKind kind = FragmentKind::kInt4;
   int64_t N = 0;
   int64_t K = 0;
-  int64_t padded_rows = 0;     // a multiple of 64
-  int64_t padded_columns = 0;  // a multiple of 128
+  int64_t padded_rows = 0;
+  int64_t padded_columns = 0;
   std::vector<uint32_t> words;
 
   // 16-bit activations: LayerParameters. Arrays [padded groups, padded rows] in the order of

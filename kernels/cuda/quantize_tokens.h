@@ -15,6 +15,7 @@ namespace nibble {
 template <typename T>
 struct QuantizeTokens {
   static constexpr int kThreads = 256;
+  static constexpr int kBlocks = 4;  // on a multiprocessor at once
   static constexpr int kWarps = kThreads / kWarpLanes;
   static constexpr int kSharedBytes = 4 * kWarps;
 

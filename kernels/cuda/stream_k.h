@@ -16,6 +16,8 @@ struct StreamK {
   int64_t units_per_tile = 0;
   int64_t blocks = 0;  // at most one for a unit
 
+  bool operator==(const StreamK&) const = default;
+
   NIBBLE_HD constexpr int64_t units() const { return tiles * units_per_tile; }
   // Block b takes units [begin(b), begin(b + 1)).
   NIBBLE_HD constexpr int64_t begin(int64_t block) const { return block * units() / blocks; }

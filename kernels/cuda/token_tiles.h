@@ -29,7 +29,7 @@ namespace nibble {
 //   fragment(gpu, a, vectors, step, j, Rows, a[4])
 //   mma(gpu, sums, a, b)
 //   store(gpu, a, m, n, sum)
-template <typename ProductType, int kTileTokens, int kStages>
+template <typename ProductType, int kTileTokens>
 struct TokenTiles {
   using Product = ProductType;
   using Arguments = typename Product::Arguments;
@@ -37,6 +37,7 @@ struct TokenTiles {
   using Sum = typename Product::Sum;
   static constexpr int kWarps = 4;
   static constexpr int kThreads = kWarps * kWarpLanes;
+  static constexpr int kBlocks = 2;  // on a multiprocessor at once
   static constexpr int kRows = kWarps * Layout::kTileRows;
   static constexpr int kTokens = kTileTokens;
   static constexpr int kTokenBlocks = kTokens / 8;
@@ -52,6 +53,9 @@ struct TokenTiles {
   static constexpr int kWeightSlots = kWarps * kUnitVectors * kWarpLanes;
   static constexpr int kInputSlots = kTokens * kPieces;
   static constexpr int kStageSlots = kWeightSlots + kInputSlots;
+  // What two blocks of an H100, or one of an sm_86 or sm_89, have room for.
+  static constexpr int kFitting = (72 << 10) / (kStageSlots * 16);
+  static constexpr int kStages = kFitting < 2 ? 2 : kFitting > 4 ? 4 : kFitting;
   static constexpr int kSharedBytes = kStages * kStageSlots * 16 + 16;
 
   // [token block][fragment][as mma has them]

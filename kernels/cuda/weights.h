@@ -1,6 +1,7 @@
 // How packed weights become operands of mma: one struct for each kind of code, with the layout it
 // is packed in (formats/packing/fragment.h) and
 //   kCentre     what is subtracted from an integer code; parameters of the layer are relative to it
+//   kHasZeros   whether there may be zero points
 //   fragment    the four registers of fragment j in step s out of a lane's vectors of a tile
 // In 16-bit floats T the integers are exact; table levels are those of the table, rounded to T.
 // Scales and zero points come after the sums of a group (few_tokens.h) or into the fragments
@@ -30,6 +31,7 @@ NIBBLE_HD constexpr uint32_t twice(uint32_t half) { return half << 16 | half; }
 struct Int4Weights {
   using Layout = FragmentNibbles<true>;
   static constexpr int kCentre = 8;
+  static constexpr bool kHasZeros = true;
 
   template <typename Gpu>
   NIBBLE_DEVICE static void fragment(const Gpu& gpu, F16 type, const Words4* vectors, int step,
@@ -64,6 +66,7 @@ struct Int4Weights {
 struct Int8Weights {
   using Layout = FragmentBytes;
   static constexpr int kCentre = 128;
+  static constexpr bool kHasZeros = true;
 
   template <typename Gpu>
   NIBBLE_DEVICE static void fragment(const Gpu& gpu, F16 type, const Words4* vectors, int step,
@@ -98,6 +101,7 @@ struct Int8Weights {
 struct TableWeights {
   using Layout = FragmentNibbles<false>;
   static constexpr int kCentre = 0;
+  static constexpr bool kHasZeros = false;
 
   template <typename Gpu, typename T>
   NIBBLE_DEVICE static void fragment(const Gpu& gpu, T /*type*/, const Words4* vectors, int step,

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cuda/device.h"
 #include "src/tensor/convert.h"
 #include "tests/kernels/cuda/fiber.h"
 

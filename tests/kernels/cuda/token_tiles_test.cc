@@ -30,20 +30,18 @@
 namespace nibble {
 namespace {
 
-template <typename Weights, int kTokens, int kStages>
+template <typename Weights, int kTokens>
 void check_tokens(const LinearCase& c) {
-  check_kernel<TokenTiles<FloatProduct<Weights, F16>, kTokens, kStages>, F16>(
-      c, ScalesGo::kIntoWeights);
-  check_kernel<TokenTiles<FloatProduct<Weights, BF16>, kTokens, kStages>, BF16>(
-      c, ScalesGo::kIntoWeights);
+  check_kernel<TokenTiles<FloatProduct<Weights, F16>, kTokens>, F16>(c, ScalesGo::kIntoWeights);
+  check_kernel<TokenTiles<FloatProduct<Weights, BF16>, kTokens>, BF16>(c, ScalesGo::kIntoWeights);
 }
 
 template <typename Weights>
 void check_shapes(const Scheme& scheme) {
-  check_tokens<Weights, 16, 4>(
+  check_tokens<Weights, 16>(
       {.scheme = scheme, .M = 9, .N = 70, .K = 328, .blocks = 4, .bias = true});
-  check_tokens<Weights, 32, 4>({.scheme = scheme, .M = 40, .N = 264, .K = 160, .blocks = 5});
-  check_tokens<Weights, 48, 3>({.scheme = scheme, .M = 50, .N = 130, .K = 100});
+  check_tokens<Weights, 32>({.scheme = scheme, .M = 40, .N = 264, .K = 160, .blocks = 5});
+  check_tokens<Weights, 48>({.scheme = scheme, .M = 50, .N = 130, .K = 100});
 }
 
 TEST(TokenTiles, Int4) {
@@ -64,8 +62,8 @@ TEST(TokenTiles, Tables) {
   for (const bool mapped : {true, false}) {
     const LinearCase c = {
         .scheme = nf4_scheme(64, mapped), .M = 33, .N = 72, .K = 192, .blocks = 2};
-    check_tokens<TableWeights, 48, 3>(c);
-    check_tokens<TableWeights, 16, 4>(c);
+    check_tokens<TableWeights, 48>(c);
+    check_tokens<TableWeights, 16>(c);
   }
 }
 
@@ -74,7 +72,7 @@ TEST(TokenTiles, Tables) {
 template <typename Weights, typename T, int kTokens>
 void check_integers(const LinearCase& c) {
   SCOPED_TRACE(c.name());
-  using Kernel = TokenTiles<IntegerProduct<Weights, T>, kTokens, 4>;
+  using Kernel = TokenTiles<IntegerProduct<Weights, T>, kTokens>;
   constexpr Dtype kType = TypeName<T>::kDtype;
   const QuantizedLinear q = random_layer(c.scheme, c.N, c.K, 5);
   const FragmentLinear w = pack_fragments(q, "test");
