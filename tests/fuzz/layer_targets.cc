@@ -147,26 +147,28 @@ std::vector<std::string> seeds_of(const std::vector<std::string>& names) {
   return seeds;
 }
 
-constexpr FuzzTarget target(std::string_view name, std::string_view reads,
-                            std::vector<std::string> (*seeds)()) {
+constexpr FuzzTarget layer_target(std::string_view name, std::string_view reads,
+                                  std::vector<std::string> (*seeds)()) {
   return {.name = name, .reads = reads, .run = run_layer, .seeds = seeds};
 }
 
 }  // namespace
 
 const FuzzTarget kCompressedTensorsTarget =
-    target("compressed-tensors", "a layer of compressed-tensors, every member",
-           [] { return seeds_of({"compressed-tensors"}); });
-const FuzzTarget kGptqTarget = target("gptq", "a layer of gptq", [] { return seeds_of({"gptq"}); });
-const FuzzTarget kAwqTarget = target("awq", "a layer of awq and its kin", [] {
+    layer_target("compressed-tensors", "a layer of compressed-tensors, every member",
+                 [] { return seeds_of({"compressed-tensors"}); });
+const FuzzTarget kGptqTarget =
+    layer_target("gptq", "a layer of gptq", [] { return seeds_of({"gptq"}); });
+const FuzzTarget kAwqTarget = layer_target("awq", "a layer of awq and its kin", [] {
   return seeds_of({"awq", "awq-gemv", "awq-gemv-fast", "tinychat"});
 });
-const FuzzTarget kBitsandbytesTarget =
-    target("bitsandbytes", "a layer of bitsandbytes", [] { return seeds_of({"bitsandbytes"}); });
-const FuzzTarget kFp8Target = target("fp8", "a layer of fp8", [] { return seeds_of({"fp8"}); });
+const FuzzTarget kBitsandbytesTarget = layer_target("bitsandbytes", "a layer of bitsandbytes",
+                                                    [] { return seeds_of({"bitsandbytes"}); });
+const FuzzTarget kFp8Target =
+    layer_target("fp8", "a layer of fp8", [] { return seeds_of({"fp8"}); });
 const FuzzTarget kModeloptTarget =
-    target("modelopt", "a layer of modelopt", [] { return seeds_of({"modelopt"}); });
+    layer_target("modelopt", "a layer of modelopt", [] { return seeds_of({"modelopt"}); });
 const FuzzTarget kNibbleTarget =
-    target("nibble", "a layer of our own format", [] { return seeds_of({"nibble"}); });
+    layer_target("nibble", "a layer of our own format", [] { return seeds_of({"nibble"}); });
 
 }  // namespace nibble
