@@ -26,12 +26,19 @@ std::array<int64_t, 256> code_counts(const QuantizedLinear& q) {
   std::array<int64_t, 256> counts{};
 #pragma omp parallel if (std::ssize(codes) > kParallelCodes)
   {
-    // Two tables: equal neighbours do not wait for each other's sums.
-    std::array<std::array<int64_t, 256>, 2> own{};
+    // Eight tables: equal codes near each other do not wait for each other's sums.
+    std::array<std::array<int64_t, 256>, 8> own{};
+    const size_t whole = codes.size() / own.size() * own.size();
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < codes.size(); ++i) ++own[i % 2][codes[i]];
+    for (size_t i = 0; i < whole; i += own.size()) {
+      for (size_t table = 0; table < own.size(); ++table) ++own[table][codes[i + table]];
+    }
+#pragma omp single
+    for (size_t i = whole; i < codes.size(); ++i) ++own[0][codes[i]];
 #pragma omp critical
-    for (size_t c = 0; c < counts.size(); ++c) counts[c] += own[0][c] + own[1][c];
+    for (const auto& table : own) {
+      for (size_t c = 0; c < counts.size(); ++c) counts[c] += table[c];
+    }
   }
   return counts;
 }
