@@ -70,7 +70,7 @@ class Model:
         parameters.words[0] = parameters.words[1] = parameters.words[2] = length  # n_ctx, n_batch, n_ubatch
         self.context = self.lib.llama_init_from_model(self.model, parameters)
         assert self.context, f"llama.cpp makes no context for {file}"
-        self.lib.llama_set_n_threads(self.context, 2, 2)
+        self.lib.llama_set_n_threads(self.context, 1, 1)  # its threads spin where others want the cores
         self.vocab = self.lib.llama_model_get_vocab(self.model)
         self.batch = self.lib.llama_batch_init(length, 0, 1)
 
