@@ -15,7 +15,8 @@ def nibble(*arguments):
     """The JSON object that `nibble ARGUMENTS --json` prints."""
     run = subprocess.run([PROGRAM, *map(str, arguments), "--json"], check=False, capture_output=True, text=True)
     if run.returncode != 0:
-        raise RuntimeError(f"nibble {' '.join(map(str, arguments))}: status {run.returncode}\n{run.stdout}{run.stderr}")
+        said = " ".join((run.stdout + run.stderr).split())
+        raise RuntimeError(f"nibble {' '.join(map(str, arguments))}: status {run.returncode}: {said}")
     return json.loads(run.stdout)
 
 

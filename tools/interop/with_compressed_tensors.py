@@ -3,8 +3,8 @@
     python tools/interop/with_compressed_tensors.py [--keep] [CASE]      after tools/build; needs torch, transformers,
                                                                          compressed-tensors, accelerate, tokenizers
 
-nll      over windows of ids: the peer's forward pass against `nibble evaluate` of the same folder, 1e-4 relative (what it
-         does in BF16 alone: 5e-3)
+nll      over windows of ids: the peer's forward pass against `nibble evaluate` of the same folder, 1e-4 relative (of quantized
+         activations, where a sum in another order moves a code: 1e-3, and what it does in BF16 alone: 5e-3)
 logits   the peer's model against the same model from `nibble export -f dense`, 1e-3
 weights  every tensor of both, bit for bit
 
@@ -55,7 +55,7 @@ OTHERS = [
     ("bookworm-5m W8A8 smoothquant", MODEL, ["-m", "smoothquant", *CALIBRATION]),
     ("bookworm-5m FP8 dynamic", MODEL, ["--scheme", "fp8-dynamic"]),
     ("bookworm-5m FP8 static", MODEL, ["--scheme", "fp8", "-m", "rtn", *CALIBRATION]),
-    ("bookworm-5m FP8 block", MODEL, ["--scheme", "fp8-block", "-f", "compressed-tensors"]),
+    ("bookworm-5m FP8 block", MODEL, ["--scheme", "fp8-block"]),
     ("bookworm-5m FP8 dynamic gptq", MODEL, ["--scheme", "fp8-dynamic", "-m", "gptq", *CALIBRATION]),
     ("bookworm-5m NVFP4A16", MODEL, ["--scheme", "nvfp4a16"]),
     ("bookworm-5m NVFP4A16 gptq", MODEL, ["--scheme", "nvfp4a16", "-m", "gptq", *CALIBRATION]),
@@ -138,7 +138,7 @@ def check_integers(score, name, case, symmetric):
 
 def check_others(score, name, case):
     if "FP4" not in name:
-        score.cell("compressed-tensors", READS, name, (case.ours(), case.nll(load(case.quantized))), 1e-4)
+        score.cell("compressed-tensors", READS, name, (case.ours(), case.nll(load(case.quantized))), 1e-3)
     elif "A16" not in name:  # its FP4 activations run in BF16 alone
         score.cell("compressed-tensors", READS, name, (case.ours(), case.nll(load(case.quantized, dtype="bfloat16"))), 5e-3)
     else:
