@@ -230,8 +230,8 @@ void check_announced(const FormatModule& module, const QuantizedLinear& q) {
     problem = to_string({q.N, q.K}) + " weights, " + to_string({module.N, module.K}) + " expected";
   } else if (q.scheme != scheme_of(module)) {
     problem = describe(q.scheme) + ", " + describe(scheme_of(module)) + " expected";
-  } else if (q.group_of_column.empty() == module.has_column_groups) {
-    problem = module.has_column_groups ? "no column groups" : "column groups that were not planned";
+  } else if (!q.group_of_column.empty() && !module.has_column_groups) {
+    problem = "column groups that were not planned";
   }
   if (!problem.empty()) throw Error(module.name, problem, "the plan and the result disagree");
 }

@@ -245,6 +245,14 @@ std::string solver_of(const std::string& name, const SchemeChoice& scheme) {
 
 // GPTQ knows integers, and the floats that have rules for their scales: it leaves those as they
 // are.
+// Groups of columns that are no neighbours: act-order without static groups.
+bool makes_column_groups(const PlannedModule& module, const GptqOptions& gptq) {
+  const Scheme& scheme = *module.target.scheme;
+  const int64_t columns = scheme.blocking.columns;
+  return module.solver->name == "gptq" && scheme.grid.kind == Grid::Kind::kInteger &&
+         gptq.act_order && !gptq.static_groups && columns != kAll && columns < module.target.K;
+}
+
 void check_solver(const PlannedModule& module, const Recipe& recipe) {
   const Scheme& scheme = *module.target.scheme;
   if (module.solver->name != "gptq") return;
@@ -305,6 +313,7 @@ PlannedModule plan_module(Plan& plan, LinearModule module,
                                               plan.format->name != "modelopt");
     planned.solver = &solver(solver_of(choice->solver, scheme));
     planned.rounding = &solver(solver_of("rtn", scheme));
+    planned.target.has_column_groups = makes_column_groups(planned, plan.recipe.gptq);
     check_can_hold(*plan.format, planned.target);
     check_solver(planned, plan.recipe);
   }

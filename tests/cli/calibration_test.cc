@@ -48,6 +48,15 @@ class Calibration : public testing::Test {
   TemporaryFolder folder_;
 };
 
+TEST_F(Calibration, ActOrderWithoutStaticGroupsKeepsTheGroupOfEveryColumn) {
+  for (const std::string format : {"gptq", "compressed-tensors"}) {
+    quantize(format, joined(kWindows, {"-m", "gptq", "-b", "4", "-g", "32", "--symmetric",
+                                       "--no-static-groups", "-f", format}));
+    EXPECT_NE(weights(format).find("g_idx"), std::string::npos) << format;
+    run_json({"export", path(format), "-o", path("dense"), "-f", "dense", "--force"});
+  }
+}
+
 TEST_F(Calibration, StatisticsServeTheFirstLayersAsTheRunningModelDoes) {
   const Json made = calibrate("stats");
   EXPECT_EQ(made["origin"]["windows"], 32);
