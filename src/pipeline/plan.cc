@@ -243,8 +243,6 @@ std::string solver_of(const std::string& name, const SchemeChoice& scheme) {
   return name == "gptq" ? "ggml-gptq" : name;
 }
 
-// GPTQ knows integers, and the floats that have rules for their scales: it leaves those as they
-// are.
 // Groups of columns that are no neighbours: act-order without static groups.
 bool makes_column_groups(const PlannedModule& module, const GptqOptions& gptq) {
   const Scheme& scheme = *module.target.scheme;
@@ -253,6 +251,8 @@ bool makes_column_groups(const PlannedModule& module, const GptqOptions& gptq) {
          gptq.act_order && !gptq.static_groups && columns != kAll && columns < module.target.K;
 }
 
+// GPTQ knows integers, and the floats that have rules for their scales: it leaves those as they
+// are.
 void check_solver(const PlannedModule& module, const Recipe& recipe) {
   const Scheme& scheme = *module.target.scheme;
   if (module.solver->name != "gptq") return;
