@@ -251,20 +251,16 @@ bool makes_column_groups(const PlannedModule& module, const GptqOptions& gptq) {
          gptq.act_order && !gptq.static_groups && columns != kAll && columns < module.target.K;
 }
 
-// GPTQ knows integers, and the floats that have rules for their scales: it leaves those as they
-// are.
+// GPTQ knows integers, and the floats that have rules for their scales: it starts from those.
 void check_solver(const PlannedModule& module, const Recipe& recipe) {
   const Scheme& scheme = *module.target.scheme;
   if (module.solver->name != "gptq") return;
   if (scheme.grid.kind != Grid::Kind::kTable && !is_llm_int8(scheme)) return;
   if (is_fp8(scheme) || is_nvfp4(scheme) || is_mxfp4(scheme)) {
-    const bool moves_scales = recipe.sweeps.value_or(0) > 0 ||
-                              recipe.gptq.search != ScaleSearch::kHessian ||
-                              !recipe.gptq.static_groups;
-    if (!moves_scales) return;
+    if (recipe.gptq.search == ScaleSearch::kHessian && recipe.gptq.static_groups) return;
     throw Error(module.target.name,
-                "gptq to " + describe(scheme) + " takes the scales of round to nearest",
-                "leave out --sweeps, --scale-search and --no-static-groups");
+                "gptq to " + describe(scheme) + " starts from the scales of round to nearest",
+                "leave out --scale-search and --no-static-groups");
   }
   throw Error(
       module.target.name, "gptq does not choose codes of " + describe(scheme),
