@@ -1,8 +1,5 @@
 #include "formats/name_pattern.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -11,6 +8,7 @@
 #include <utility>
 
 #include "src/tensor/error.h"
+#include "src/tensor/pcre2.h"
 
 namespace nibble {
 namespace {
@@ -19,29 +17,14 @@ namespace {
 constexpr uint32_t kMostSteps = 100'000;
 constexpr uint32_t kMostKilobytes = 16 << 10;
 
-template <typename T, void (*kFree)(T*)>
-struct Free {
-  void operator()(T* pointer) const { kFree(pointer); }
-};
-template <typename T, void (*kFree)(T*)>
-using Owned = std::unique_ptr<T, Free<T, kFree>>;
-
-std::string message(int code) {
-  std::string text(256, '\0');
-  const int length =
-      pcre2_get_error_message(code, reinterpret_cast<PCRE2_UCHAR*>(text.data()), text.size());
-  text.resize(length < 0 ? 0 : static_cast<size_t>(length));
-  return text;
-}
-
 PCRE2_SPTR bytes_of(const std::string& text) { return reinterpret_cast<PCRE2_SPTR>(text.data()); }
 
 }  // namespace
 
 struct NamePattern::Code {
-  Owned<pcre2_code, pcre2_code_free> code;
-  Owned<pcre2_match_context, pcre2_match_context_free> context;
-  Owned<pcre2_match_data, pcre2_match_data_free> data;
+  Pcre2Owned<pcre2_code, pcre2_code_free> code;
+  Pcre2Owned<pcre2_match_context, pcre2_match_context_free> context;
+  Pcre2Owned<pcre2_match_data, pcre2_match_data_free> data;
 };
 
 NamePattern::NamePattern(std::string expression, std::string where)
@@ -56,7 +39,7 @@ NamePattern::NamePattern(std::string expression, std::string where)
   if (!code_->code) {
     throw Error(where_,
                 "'" + expression_ + "' is no regular expression that is understood: byte " +
-                    std::to_string(place) + ": " + message(error),
+                    std::to_string(place) + ": " + pcre2_message(error),
                 "Python's syntax is");
   }
   code_->context.reset(pcre2_match_context_create(nullptr));
@@ -76,7 +59,7 @@ bool NamePattern::matches(const std::string& name, bool at_start) const {
                   code_->data.get(), code_->context.get());
   if (found == PCRE2_ERROR_NOMATCH) return false;
   if (found >= 0) return true;
-  throw Error(where_, "'" + expression_ + "' gives up on '" + name + "': " + message(found),
+  throw Error(where_, "'" + expression_ + "' gives up on '" + name + "': " + pcre2_message(found),
               "a simpler expression");
 }
 

@@ -1,8 +1,5 @@
 #include "src/model/regex.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,6 +11,7 @@
 
 #include "src/model/utf8.h"
 #include "src/tensor/error.h"
+#include "src/tensor/pcre2.h"
 
 namespace nibble {
 
@@ -27,32 +25,17 @@ constexpr size_t kJitStackMaximum = size_t{4} << 20;
 // ^ and $ are per line in Ruby; a dot stops at \n alone.
 constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
 
-template <typename T, void (*kFree)(T*)>
-struct Free {
-  void operator()(T* pointer) const { kFree(pointer); }
-};
-template <typename T, void (*kFree)(T*)>
-using Owned = std::unique_ptr<T, Free<T, kFree>>;
-
-std::string message(int code) {
-  std::string text(256, '\0');
-  const int length =
-      pcre2_get_error_message(code, reinterpret_cast<PCRE2_UCHAR*>(text.data()), text.size());
-  text.resize(length < 0 ? 0 : static_cast<size_t>(length));
-  return text;
-}
-
 }  // namespace
 
 struct Regex::Code {
-  Owned<pcre2_code, pcre2_code_free> code;
+  Pcre2Owned<pcre2_code, pcre2_code_free> code;
   bool jit = false;
   std::string where;
   std::string pattern;
 
   Code(std::string_view text, uint32_t options, std::string place)
       : where(std::move(place)), pattern(text) {
-    const Owned<pcre2_compile_context, pcre2_compile_context_free> context(
+    const Pcre2Owned<pcre2_compile_context, pcre2_compile_context_free> context(
         pcre2_compile_context_create(nullptr));
     if (!context) throw std::bad_alloc();
     pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
@@ -62,7 +45,7 @@ struct Regex::Code {
                              &error, &offset, context.get()));
     if (!code) {
       throw Error(where, "the regular expression '" + pattern + "' does not compile at byte " +
-                             std::to_string(offset) + ": " + message(error));
+                             std::to_string(offset) + ": " + pcre2_message(error));
     }
     jit = pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE) == 0;
   }
@@ -80,9 +63,9 @@ Regex::~Regex() = default;
 
 struct RegexScanner::Memory {
   const Regex::Code& regex;
-  Owned<pcre2_match_context, pcre2_match_context_free> context;
-  Owned<pcre2_jit_stack, pcre2_jit_stack_free> stack;
-  Owned<pcre2_match_data, pcre2_match_data_free> data;
+  Pcre2Owned<pcre2_match_context, pcre2_match_context_free> context;
+  Pcre2Owned<pcre2_jit_stack, pcre2_jit_stack_free> stack;
+  Pcre2Owned<pcre2_match_data, pcre2_match_data_free> data;
 
   explicit Memory(const Regex::Code& code)
       : regex(code),
@@ -108,7 +91,7 @@ struct RegexScanner::Memory {
     if (found == PCRE2_ERROR_NOMATCH) return false;
     if (found < 0) {
       throw Error(regex.where, "the regular expression '" + regex.pattern +
-                                   "' gave up on this text: " + message(found));
+                                   "' gave up on this text: " + pcre2_message(found));
     }
     return true;
   }
