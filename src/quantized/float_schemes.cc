@@ -216,6 +216,9 @@ bool is_mxfp4(const Scheme& scheme) {
 
 RoundedLinear quantize_to_floats(ConstMatrixRef W, const Scheme& scheme, float shared_largest,
                                  const std::string& where) {
+  if (!is_fp8(scheme) && !is_nvfp4(scheme) && !is_mxfp4(scheme)) {
+    throw Error(where, "round to nearest has no rule for " + describe(scheme));
+  }
   check_finite(W, where);
   RoundedLinear rounded;
   QuantizedLinear& q = rounded.q;
@@ -227,10 +230,8 @@ RoundedLinear quantize_to_floats(ConstMatrixRef W, const Scheme& scheme, float s
     fit_fp8(largest, rounded);
   } else if (is_nvfp4(scheme)) {
     fit_nvfp4(largest, shared_largest > 0.F ? shared_largest : std::ranges::max(largest), q);
-  } else if (is_mxfp4(scheme)) {
-    fit_mxfp4(largest, q);
   } else {
-    throw Error(where, "round to nearest has no rule for " + describe(scheme));
+    fit_mxfp4(largest, q);
   }
   const std::vector<float> scales = float_parameters(q).scale;
   const auto bad = std::ranges::find_if_not(scales, [](float s) { return std::isfinite(s); });
