@@ -210,7 +210,7 @@ QuantizedLinear decode_blocks(const GgufType& type, std::span<const std::byte> b
   q.scheme = ggml_scheme(type.name)->scheme;
   q.N = N;
   q.K = K;
-  q.codes = Tensor::allocate(Dtype::kU8, {N, K});
+  q.codes = Tensor::uninitialized(Dtype::kU8, {N, K});
   const int64_t groups = group_count(q.scheme.blocking, K);
   q.scale = allocate(q.scheme.scale, N, groups);
   q.minimum = allocate(q.scheme.minimum, N, groups);

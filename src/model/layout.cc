@@ -349,11 +349,12 @@ std::vector<float> load_floats(const Checkpoint& checkpoint, const std::string& 
 }
 
 Matrix load_weight(const Checkpoint& checkpoint, const ModelLayout& layout,
-                   const LinearModule& module) {
+                   const LinearModule& module, Matrix memory) {
   if (!module.quantized_tensors.empty()) {
     return dequantize(layout.format->decode(checkpoint, module.name, module.N, module.K));
   }
-  Matrix weight(module.transposed ? module.K : module.N, module.transposed ? module.N : module.K);
+  Matrix weight = std::move(memory);
+  weight.resize(module.transposed ? module.K : module.N, module.transposed ? module.N : module.K);
   to_float(checkpoint.tensor(module.weight).view(),
            {weight.data(), static_cast<size_t>(weight.size())});
   if (module.transposed) return weight.transpose();

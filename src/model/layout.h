@@ -56,9 +56,9 @@ struct ModelLayout {
 ModelLayout read_layout(const Checkpoint& checkpoint, Findings* findings = nullptr);
 
 // The weights of a linear layer [N, K] in float, whatever its storage (transposed, quantized, any
-// dtype).
+// dtype). Lies in `memory` where that has the size of the matrix.
 Matrix load_weight(const Checkpoint& checkpoint, const ModelLayout& layout,
-                   const LinearModule& module);
+                   const LinearModule& module, Matrix memory = {});
 // A tensor in float, of any float dtype.
 std::vector<float> load_floats(const Checkpoint& checkpoint, const std::string& tensor);
 

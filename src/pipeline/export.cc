@@ -202,7 +202,8 @@ ExportReport export_checkpoint(std::shared_ptr<const Checkpoint> checkpoint,
                   {.make =
                        [&](const PlannedModule& module) {
                          return decoder.decode(module.module, module.target);
-                       }},
+                       },
+                   .in_any_order = true},
                   progress);
   ExportReport report;
   report.modules = std::count_if(modules.begin(), modules.end(), [](const PlannedModule& m) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iterator>
 #include <map>
+#include <mutex>
 #include <span>
 #include <utility>
 
@@ -25,6 +26,7 @@
 #include "src/pipeline/fold.h"
 #include "src/pipeline/held_out.h"
 #include "src/pipeline/saved_statistics.h"
+#include "src/pipeline/side_by_side.h"
 #include "src/quantized/entropy.h"
 #include "src/quantized/float_inputs.h"
 #include "src/quantized/float_schemes.h"
@@ -103,30 +105,52 @@ struct Group {
   int64_t layers = 0;  // that are quantized
 };
 
+// Memory of layers that were made, for those to come: the system clears fresh pages in as much time
+// as rounding the weights takes.
+class SpareMatrices {
+ public:
+  // Of this size; empty where there is none.
+  Matrix take(int64_t size) {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::ranges::find(spare_, size, [](const Matrix& m) { return m.size(); });
+    if (found == spare_.end()) return {};
+    Matrix taken = std::move(*found);
+    spare_.erase(found);
+    return taken;
+  }
+
+  void keep(Matrix matrix) {
+    const std::lock_guard lock(mutex_);
+    if (spare_.size() == kSideBySide) spare_.erase(spare_.begin());
+    spare_.push_back(std::move(matrix));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Matrix> spare_;  // the oldest first
+};
+
 }  // namespace
 
 class LayerMaker::State {
  public:
   State(const Plan& plan, QuantizeReport& report) : plan_(plan), report_(report) {
     options_.gptq = plan.recipe.gptq;
+    for (const PlannedModule& module : plan.modules) add_row(module);
     if (!plan.recipe.is_calibrated()) return;
     guard_ = guards(plan.recipe, plan);
     open_inputs();
   }
 
   QuantizedLinear make(const PlannedModule& module) {
-    ModuleReport row;
-    row.name = module.target.name;
-    row.N = module.target.N;
-    row.K = module.target.K;
-    row.scheme = describe(*module.target.scheme);
-    row.solver = module.solver->name;
-    Matrix W = load_weight(*plan_.checkpoint, plan_.layout, module.module);
+    ModuleReport& row = report_.modules[rows_.at(module.target.name)];
+    Matrix W = load_weight(*plan_.checkpoint, plan_.layout, module.module,
+                           spare_.take(module.target.N * module.target.K));
     if (!module.module.weight.empty()) plan_.checkpoint->release(module.module.weight);
     const bool has_inputs = inputs_ != nullptr && module.module.block >= 0;
     QuantizedLinear q = has_inputs ? make_calibrated(module, W, row) : make_alone(module, W, row);
     measure(W, q, row);
-    report_.modules.push_back(std::move(row));
+    spare_.keep(std::move(W));
     return q;
   }
 
@@ -144,7 +168,21 @@ class LayerMaker::State {
 
   std::vector<NamedTensor> take_rewritten() { return std::exchange(rewritten_, {}); }
 
+  bool in_any_order() const { return inputs_ == nullptr; }
+
  private:
+  void add_row(const PlannedModule& module) {
+    if (!module.target.scheme) return;
+    rows_[module.target.name] = report_.modules.size();
+    ModuleReport row;
+    row.name = module.target.name;
+    row.N = module.target.N;
+    row.K = module.target.K;
+    row.scheme = describe(*module.target.scheme);
+    row.solver = module.solver->name;
+    report_.modules.push_back(std::move(row));
+  }
+
   void open_inputs() {
     const Recipe& recipe = plan_.recipe;
     if (recipe.statistics.empty()) {
@@ -198,7 +236,6 @@ class LayerMaker::State {
 
   QuantizedLinear make_alone(const PlannedModule& module, const Matrix& W, ModuleReport& row) {
     const Stopwatch watch;
-    find_shared_largest(module);
     SolvedLayer solved = solve(module, W, {});
     row.seconds = watch.seconds();
     describe_solution(solved, row);
@@ -208,7 +245,6 @@ class LayerMaker::State {
   QuantizedLinear make_calibrated(const PlannedModule& module, Matrix& W, ModuleReport& row) {
     enter(module.module);
     rescaling_.apply_to(module.module.name, W);
-    find_shared_largest(module);
     Group& group = group_of(module);
     const Stopwatch watch;
     const Matrix target = clipped(module, corrected(module, W, group), group, row);
@@ -283,20 +319,20 @@ class LayerMaker::State {
   }
 
   // NVFP4 has one scale for a whole tensor, and vLLM joins the layers that read the same input: it
-  // spans them all, as the transforms left them.
-  void find_shared_largest(const PlannedModule& module) {
-    const std::pair group(module.module.block, module.module.input);
-    if (shared_ && shared_->first == group) return;
+  // spans them all, as the transforms left them. 0 where the layer has no such scale.
+  float shared_largest(const PlannedModule& module) const {
+    if (!is_nvfp4(*module.target.scheme)) return 0.F;
     float largest = 0.F;
     for (const PlannedModule& other : plan_.modules) {
-      const bool is_sibling = std::pair(other.module.block, other.module.input) == group &&
-                              other.target.scheme && is_nvfp4(*other.target.scheme);
+      const bool is_sibling = other.module.block == module.module.block &&
+                              other.module.input == module.module.input && other.target.scheme &&
+                              is_nvfp4(*other.target.scheme);
       if (!is_sibling) continue;
       Matrix W = load_weight(*plan_.checkpoint, plan_.layout, other.module);
       rescaling_.apply_to(other.module.name, W);
       largest = std::max(largest, W.cwiseAbs().maxCoeff());
     }
-    shared_.emplace(group, largest);
+    return largest;
   }
 
   bool corrects_past() const {
@@ -340,7 +376,7 @@ class LayerMaker::State {
   SolvedLayer solve(const Solver& solver, const PlannedModule& module, const Matrix& W,
                     const LayerInputs& inputs) const {
     LinearProblem problem{.W = W, .scheme = *module.target.scheme, .where = module.target.name};
-    if (shared_) problem.shared_largest = shared_->second;
+    problem.shared_largest = shared_largest(module);
     problem.scheme.activations.reset();
     SolverOptions options = options_;
     options.gptq.sweeps =
@@ -416,6 +452,8 @@ class LayerMaker::State {
 
   const Plan& plan_;
   QuantizeReport& report_;
+  std::map<std::string, size_t> rows_;  // of the report, by module
+  SpareMatrices spare_;
   SolverOptions options_;
   bool guard_ = false;
   std::optional<Model> model_;
@@ -423,8 +461,6 @@ class LayerMaker::State {
   int64_t block_ = -1;
   BlockRescaling rescaling_;
   std::optional<Group> group_;
-  // Of the last block and input group: the largest magnitude of its NVFP4 weights, 0 without.
-  std::optional<std::pair<std::pair<int64_t, InputGroup>, float>> shared_;
   std::vector<NamedTensor> rewritten_;
 };
 
@@ -433,6 +469,8 @@ LayerMaker::LayerMaker(const Plan& plan, QuantizeReport& report)
 LayerMaker::~LayerMaker() = default;
 
 QuantizedLinear LayerMaker::make(const PlannedModule& module) { return state_->make(module); }
+
+bool LayerMaker::in_any_order() const { return state_->in_any_order(); }
 
 std::vector<NamedTensor> LayerMaker::take_rewritten() { return state_->take_rewritten(); }
 

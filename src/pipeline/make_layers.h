@@ -26,8 +26,10 @@ class LayerMaker {
   LayerMaker(const LayerMaker&) = delete;
   LayerMaker& operator=(const LayerMaker&) = delete;
 
-  // Adds a row to the report.
+  // Fills the module's row of the report.
   QuantizedLinear make(const PlannedModule& module);
+  // Whether layers may be made in any order, also several at the same time: nothing is calibrated.
+  bool in_any_order() const;
   // Norms and biases that transforms changed since the last call, as they are to be written.
   std::vector<NamedTensor> take_rewritten();
 

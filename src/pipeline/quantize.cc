@@ -44,6 +44,7 @@ QuantizeReport quantize(const Plan& plan, const OutputOptions& output, const Pro
   const WrittenModel written =
       write_model(model, output, "quantizing",
                   {.make = [&](const PlannedModule& module) { return layers.make(module); },
+                   .in_any_order = layers.in_any_order(),
                    .take_rewritten = [&] { return layers.take_rewritten(); }},
                   progress);
   report.warnings.insert(report.warnings.end(), written.warnings.begin(), written.warnings.end());

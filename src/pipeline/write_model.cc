@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -27,6 +29,7 @@
 #include "src/pipeline/plan.h"
 #include "src/pipeline/progress.h"
 #include "src/pipeline/quantize.h"
+#include "src/pipeline/side_by_side.h"
 #include "src/quantized/ggml_fit.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/tensor/convert.h"
@@ -114,21 +117,18 @@ class Run {
       file_ ? file_->declare(tensor) : folder_->declare(std::move(tensor));
     }
     file_ ? file_->plan() : folder_->plan();
+    for (const PlannedModule& module : output.modules) {
+      if (module.target.scheme) layers_.push_back(&module);
+    }
   }
 
   WrittenModel write(const std::string& stage, const LayerSource& layers) {
     stage_ = stage;
-    for (const PlannedTensor& tensor : output_.tensors) {
-      if (!tensor.follows_block) write_tensor(tensor);
-    }
-    for (const PlannedModule& module : output_.modules) {
-      if (!module.target.scheme) continue;
-      write_layer(module, layers.make(module));
-      if (layers.take_rewritten) write_rewritten(layers.take_rewritten());
-    }
-    for (const PlannedTensor& tensor : output_.tensors) {
-      if (tensor.follows_block && !hashes_.contains(tensor.written.name)) write_tensor(tensor);
-    }
+    write_tensors([](const PlannedTensor& tensor) { return !tensor.follows_block; });
+    write_layers(layers);
+    write_tensors([this](const PlannedTensor& tensor) {
+      return tensor.follows_block && !hashes_.contains(tensor.written.name);
+    });
     if (folder_) write_side_files();
     std::future<std::vector<FileHash>> hashes = start_hashing();
     verify();
@@ -140,12 +140,26 @@ class Run {
 
  private:
   void report(int64_t bytes, const std::string& detail) {
+    const std::lock_guard lock(mutex_);
     done_bytes_ += bytes;
     if (progress_) progress_({stage_, done_bytes_, total_bytes_, "bytes", detail});
   }
 
   void write_bytes(const std::string& name, std::span<const std::byte> bytes) {
     file_ ? file_->write(name, bytes) : folder_->write(name, bytes);
+  }
+
+  void remember(const std::string& name, const Hash128& hash) {
+    const std::lock_guard lock(mutex_);
+    hashes_[name] = hash;
+  }
+
+  void write_tensors(const std::function<bool(const PlannedTensor&)>& is_due) {
+    std::vector<const PlannedTensor*> due;
+    for (const PlannedTensor& tensor : output_.tensors) {
+      if (is_due(tensor)) due.push_back(&tensor);
+    }
+    run_side_by_side(due.size(), [&](size_t i) { write_tensor(*due[i]); });
   }
 
   void write_tensor(const PlannedTensor& planned) {
@@ -155,9 +169,12 @@ class Run {
     } else if (source.dtype() == planned.written.dtype) {
       write_bytes(planned.written.name, source.bytes());
     } else {
-      const Tensor result = converted(source, planned.written, flushed_);
-      hashes_[planned.written.name] = hash_of(result.bytes());
+      int64_t flushed = 0;
+      const Tensor result = converted(source, planned.written, flushed);
+      remember(planned.written.name, hash_of(result.bytes()));
       write_bytes(planned.written.name, result.bytes());
+      const std::lock_guard lock(mutex_);
+      flushed_ += flushed;
     }
     output_.source.release(planned.source);
     report(byte_count(planned.written.dtype, planned.written.shape), planned.written.name);
@@ -170,25 +187,37 @@ class Run {
     const QuantizedLinear q = quantize_ggml(W, *planned.blocks, {}, where);
     const Tensor blocks = encode_blocks(*gguf_type(planned.blocks->name), q, where);
     dequantize_rows(q, float_parameters(q), 0, W);
-    hashes_[planned.written.name] =
-        hash_of(std::as_bytes(std::span(W.data(), static_cast<size_t>(W.size()))));
+    remember(planned.written.name,
+             hash_of(std::as_bytes(std::span(W.data(), static_cast<size_t>(W.size())))));
     write_bytes(planned.stored().name, blocks.bytes());
   }
 
   void write_rewritten(const std::vector<NamedTensor>& tensors) {
     for (const NamedTensor& rewritten : tensors) {
-      hashes_[rewritten.name] = hash_of(rewritten.tensor.bytes());
+      remember(rewritten.name, hash_of(rewritten.tensor.bytes()));
       write_bytes(rewritten.name, rewritten.tensor.bytes());
       report(static_cast<int64_t>(rewritten.tensor.bytes().size()), rewritten.name);
     }
   }
 
+  void write_layers(const LayerSource& layers) {
+    if (layers.in_any_order) {
+      run_side_by_side(layers_.size(),
+                       [&](size_t i) { write_layer(*layers_[i], layers.make(*layers_[i])); });
+      return;
+    }
+    for (const PlannedModule* module : layers_) {
+      write_layer(*module, layers.make(*module));
+      if (layers.take_rewritten) write_rewritten(layers.take_rewritten());
+    }
+  }
+
   void write_layer(const PlannedModule& module, const QuantizedLinear& q) {
     const bool dense = is_dense();
-    if (!dense) hashes_[module.target.name] = hash_of(q);
+    if (!dense) remember(module.target.name, hash_of(q));
     int64_t bytes = 0;
     for (const NamedTensor& part : output_.format.encode(module.target, q)) {
-      if (dense) hashes_[part.name] = hash_of(part.tensor.bytes());
+      if (dense) remember(part.name, hash_of(part.tensor.bytes()));
       write_bytes(part.name, part.tensor.bytes());
       bytes += static_cast<int64_t>(part.tensor.bytes().size());
     }
@@ -231,12 +260,12 @@ class Run {
     const Checkpoint written =
         open_checkpoint(file_ ? file_->temporary_file() : folder_->temporary_folder());
     const ModelLayout layout = read_layout(written);
-    for (const PlannedTensor& tensor : output_.tensors) verify_tensor(written, tensor);
+    run_side_by_side(output_.tensors.size(),
+                     [&](size_t i) { verify_tensor(written, output_.tensors[i]); });
     std::map<std::string, const LinearModule*> modules;
     for (const LinearModule& module : layout.linears) modules[module.name] = &module;
-    for (const PlannedModule& module : output_.modules) {
-      if (module.target.scheme) verify_layer(written, layout, modules, module);
-    }
+    run_side_by_side(layers_.size(),
+                     [&](size_t i) { verify_layer(written, layout, modules, *layers_[i]); });
   }
 
   [[noreturn]] void differs(const std::string& name, const std::string& what) const {
@@ -289,7 +318,9 @@ class Run {
   std::optional<FolderToFill> made_folder_;  // outlives what is written into it
   std::optional<CheckpointWriter> folder_;   // one of the two
   std::optional<GgufModelWriter> file_;
+  std::vector<const PlannedModule*> layers_;  // that are quantized
   std::string stage_;
+  std::mutex mutex_;  // of what follows
   std::map<std::string, Hash128> hashes_;
   int64_t flushed_ = 0;
   int64_t done_bytes_ = 0;

@@ -25,7 +25,8 @@ struct ModelOutput {
 
 // What is not copied from the source.
 struct LayerSource {
-  std::function<QuantizedLinear(const PlannedModule&)> make;  // in the order of the modules
+  std::function<QuantizedLinear(const PlannedModule&)> make;  // in the order of the modules, or
+  bool in_any_order = false;                                  // also several at the same time
   // Tensors that follow their block and were changed by the layers made so far, each once, with the
   // dtype and shape as planned. Null: none are.
   std::function<std::vector<NamedTensor>()> take_rewritten = {};

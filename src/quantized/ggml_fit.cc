@@ -30,7 +30,7 @@ QuantizedLinear allocate(const Scheme& scheme, int64_t N, int64_t K) {
   q.scheme = scheme;
   q.N = N;
   q.K = K;
-  q.codes = Tensor::allocate(Dtype::kU8, {N, K});
+  q.codes = Tensor::uninitialized(Dtype::kU8, {N, K});
   const int64_t groups = group_count(scheme.blocking, K);
   for (const auto& [parameter, values] :
        {std::pair{&scheme.scale, &q.scale}, std::pair{&scheme.minimum, &q.minimum}}) {

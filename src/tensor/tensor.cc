@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <span>
@@ -51,12 +50,17 @@ std::string to_string(const Shape& shape) {
 }
 
 Tensor Tensor::allocate(Dtype dtype, Shape shape) {
+  Tensor tensor = uninitialized(dtype, std::move(shape));
+  std::ranges::fill(tensor.mutable_bytes(), std::byte{0});
+  return tensor;
+}
+
+Tensor Tensor::uninitialized(Dtype dtype, Shape shape) {
   const auto bytes = static_cast<size_t>(byte_count(dtype, shape));
   const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   auto* memory =
       static_cast<std::byte*>(std::aligned_alloc(kAlignment, std::max(rounded, kAlignment)));
   if (memory == nullptr) throw std::bad_alloc();
-  std::memset(memory, 0, rounded);
   Tensor tensor;
   tensor.owner_ =
       std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });

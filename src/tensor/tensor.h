@@ -49,6 +49,8 @@ class Tensor {
   Tensor() = default;
   // Zero-filled.
   static Tensor allocate(Dtype dtype, Shape shape);
+  // For who writes every byte of it.
+  static Tensor uninitialized(Dtype dtype, Shape shape);
   // A view that `owner` keeps valid. Bytes at an address unfit for the dtype are copied.
   static Tensor borrow(TensorView view, std::shared_ptr<const void> owner);
   // A copy of `values`, which must hold exactly the shape's bytes.

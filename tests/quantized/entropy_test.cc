@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -86,6 +87,18 @@ TEST(Entropy, OfALayer) {
   EXPECT_EQ(sizes.entropy_bits, 1.75);
   EXPECT_EQ(sizes.huffman_bits, 16 * 7 / 4);
   EXPECT_EQ(sizes.huffman_table_bits, 8 * 8);
+}
+
+TEST(Entropy, CodesAreCountedOneByOne) {
+  for (const int bits : {1, 2, 4, 5, 8}) {
+    for (const int64_t K : {1, 7, 8, 29, 1200}) {
+      const Scheme scheme = integer_scheme(bits, kAll, false, Dtype::kF16);
+      const QuantizedLinear q = random_layer(scheme, K == 1200 ? 901 : 3, K);  // 1 << 20 and more
+      std::array<int64_t, 256> expected{};
+      for (const uint8_t code : q.codes.values<uint8_t>()) ++expected[code];
+      EXPECT_EQ(code_counts(q), expected) << bits << " bits, " << K;
+    }
+  }
 }
 
 TEST(Entropy, AHuffmanCodeIsWithinOneBitOfTheEntropy) {
