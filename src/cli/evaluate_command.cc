@@ -8,6 +8,7 @@
 #include "formats/json.h"
 #include "src/cli/arguments.h"
 #include "src/cli/command.h"
+#include "src/cli/option_checks.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
 #include "src/pipeline/evaluate.h"
@@ -171,11 +172,10 @@ void declare_evaluate(CLI::App& command, CommandLine& line) {
   command.add_option("--ids-dtype", typed->ids_dtype, "integer type of .bin")
       ->capture_default_str();
   command.add_option("--max-perplexity", typed->max_perplexity, "exit with 1 above this")
-      ->check(CLI::PositiveNumber);
+      ->check(number_in(0));
   command.add_option("--max-perplexity-increase", typed->max_perplexity_increase,
                      "exit with 1 above this, for example 2%");
-  command.add_option("--max-kl", typed->max_kl, "exit with 1 above this")
-      ->check(CLI::NonNegativeNumber);
+  command.add_option("--max-kl", typed->max_kl, "exit with 1 above this")->check(number_in(0));
   line.run = [typed, &line] { return run(*typed, line); };
 }
 

@@ -7,6 +7,7 @@
 
 #include "formats/checkpoint.h"
 #include "src/cli/command.h"
+#include "src/cli/option_checks.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
 #include "src/pipeline/generate.h"
@@ -65,7 +66,7 @@ void declare_generate(CLI::App& command, CommandLine& line) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command.add_option("--temperature", options.temperature, "0: always the most likely token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_in(0))
       ->capture_default_str();
   command.add_option("--seed", options.seed, "of the sampling")->capture_default_str();
   line.run = [typed, &line] { return run(typed->model, typed->options, line); };

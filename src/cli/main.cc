@@ -65,10 +65,8 @@ void check_command_name(int argc, char** argv) {
               did_you_mean(argv[1], known));
 }
 
-// CLI11's complaint about the first unknown argument, with the nearest option.
-Error unknown_argument(const CLI::App& app, const CLI::ExtrasError& error) {
-  const std::string text = error.what();
-  const std::string name = text.substr(text.rfind(' ') + 1);
+// With the nearest option.
+Error unknown_argument(const CLI::App& app, const std::string& name) {
   std::vector<std::string> known;
   for (const CLI::App* command : app.get_subcommands()) {
     for (const CLI::Option* option : command->get_options()) {
@@ -99,10 +97,11 @@ int parse_and_run(int argc, char** argv, CommandLine& line) {
   declare_commands(app, line);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::ExtrasError& error) {
-    throw unknown_argument(app, error);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    // Also where CLI11 misses another option: this one may be it, misspelled.
+    const std::vector<std::string> unknown = app.remaining(true);
+    if (!unknown.empty()) throw unknown_argument(app, unknown.front());
     throw Error("arguments", error.what(), "see --help");
   }
   if (line.threads > 0) omp_set_num_threads(line.threads);
@@ -117,7 +116,7 @@ int run_program(int argc, char** argv) {
     finish_output();
     return status;
   } catch (const Interrupted& interrupted) {
-    print_message("interrupted: nothing is left of the output");
+    print_message("interrupted; unfinished output is removed");
     end_by(interrupted);
   } catch (const Error& error) {
     print_error(line, error);

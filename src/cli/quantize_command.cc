@@ -1,17 +1,21 @@
 // nibble quantize MODEL -o DIR
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/checkpoint.h"
 #include "formats/json.h"
+#include "quantizers/solvers/solver.h"
 #include "src/cli/arguments.h"
 #include "src/cli/calibration_options.h"
 #include "src/cli/command.h"
+#include "src/cli/option_checks.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
 #include "src/pipeline/plan.h"
@@ -154,7 +158,49 @@ void print_report(const Plan& plan, const QuantizeReport& report, const std::str
   print("verified: every code, parameter and untouched tensor reads back as meant");
 }
 
-int run(const QuantizeArguments& typed, const CommandLine& line) {
+// Turning off what is not there loses nothing.
+void refuse_unused(const CLI::App& command, const Plan& plan) {
+  const Recipe& recipe = plan.recipe;
+  const auto transforms = [&](std::string_view name) {
+    return std::ranges::find(plan.transforms, name) != plan.transforms.end();
+  };
+  const bool reads = !recipe.calibration.dataset.empty();
+  const bool folds = reads && recipe.statistics.empty();
+  const bool has_gptq = std::ranges::any_of(plan.modules, [](const PlannedModule& module) {
+    return module.solver != nullptr && module.solver->needs == Needs::kHessian;
+  });
+  constexpr std::string_view kReads = "calibration with a dataset (-d)";
+  constexpr std::string_view kFolds = "calibration with a dataset (-d), not saved statistics";
+  constexpr std::string_view kGptq = "the solver gptq";
+  refuse_unused(
+      command,
+      std::array{
+          OptionUse{"--samples", reads, kReads},
+          OptionUse{"--seq-len", reads, kReads},
+          OptionUse{"--seed", reads, kReads},
+          OptionUse{"--no-pack", reads, kReads},
+          OptionUse{"--text-key", reads, kReads},
+          OptionUse{"--ids-dtype", reads, kReads},
+          OptionUse{"--overlap", folds, kFolds},
+          OptionUse{"--correct-past", folds, kFolds},
+          OptionUse{"--true-sequential", folds || !recipe.true_sequential, kFolds},
+          OptionUse{"--guard", has_gptq || recipe.guard == false, kGptq},
+          OptionUse{"--act-order", has_gptq || !recipe.gptq.act_order, kGptq},
+          OptionUse{"--static-groups", has_gptq || !recipe.gptq.static_groups, kGptq},
+          OptionUse{"--scale-search", has_gptq, kGptq},
+          OptionUse{"--damp", has_gptq, kGptq},
+          OptionUse{"--sweeps", has_gptq, kGptq},
+          OptionUse{"--alpha", transforms("smoothquant"), "smoothquant"},
+          OptionUse{"--awq-search", transforms("awq"), "awq"},
+          OptionUse{"--clip", transforms("awq") || !recipe.transform_options.clip, "awq"},
+          OptionUse{"--percentile", recipe.activation_range == "percentile",
+                    "--activation-range percentile"},
+          OptionUse{"--substitute",
+                    plan.format->name == "gguf" || recipe.layers.substitute == false, "-f gguf"},
+      });
+}
+
+int run(const QuantizeArguments& typed, const CLI::App& command, const CommandLine& line) {
   const Recipe recipe = resolve(typed);
   OutputOptions output;
   output.folder = typed.output;
@@ -162,6 +208,7 @@ int run(const QuantizeArguments& typed, const CommandLine& line) {
   if (!typed.shard_size.empty()) output.shard_bytes = parse_size(typed.shard_size, "--shard-size");
   const auto checkpoint = std::make_shared<const Checkpoint>(open_checkpoint(typed.model));
   const Plan plan = make_plan(recipe, checkpoint);
+  refuse_unused(command, plan);
   if (recipe.method.empty() && !line.quiet) print_message("method: " + plan.recipe.method);
   const QuantizeReport report = quantize(plan, output, make_progress(line));
   for (const std::string& fact : report.data) {
@@ -205,7 +252,7 @@ void declare_calibration(CLI::App& command, QuantizeArguments& typed) {
   command
       .add_option("--correct-past", typed.recipe.correct_past,
                   "share of the quantized past's error to make good (default: 0.8; 0 for w8a8)")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(number_in(0, 1));
   command.add_flag("--true-sequential,!--no-true-sequential", typed.recipe.true_sequential,
                    "statistics again after each group of layers of a block");
   add_switch(command, "--guard,!--no-guard", typed.recipe.guard,
@@ -222,7 +269,7 @@ void declare_gptq(CLI::App& command, QuantizeArguments& typed) {
   command.add_option("--scale-search", typed.scale_search,
                      "gptq: hessian, mse or minmax (default: hessian)");
   command.add_option("--damp", gptq.damp, "gptq: share of the Hessian's mean diagonal")
-      ->check(CLI::Range(1e-9, 1.0))
+      ->check(number_in(1e-9, 1))
       ->capture_default_str();
   command
       .add_option("--sweeps", typed.recipe.sweeps,
@@ -245,7 +292,7 @@ void declare_activations(CLI::App& command, QuantizeArguments& typed) {
                      "of static activations: minmax, moving-average, percentile, mse or entropy "
                      "(default: mse)");
   command.add_option("--percentile", typed.recipe.percentile, "of --activation-range percentile")
-      ->check(CLI::Range(50.0, 100.0))
+      ->check(number_in(50, 100))
       ->capture_default_str();
 }
 
@@ -300,7 +347,7 @@ void declare_quantize(CLI::App& command, CommandLine& line) {
                    "decode a quantized model and quantize again");
   command.add_option("--shard-size", typed->shard_size, "limit of one file (default: 5G)");
   command.add_flag("--force", typed->force, "replace an existing output");
-  line.run = [typed, &line] { return run(*typed, line); };
+  line.run = [typed, &command, &line] { return run(*typed, command, line); };
 }
 
 }  // namespace nibble

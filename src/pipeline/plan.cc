@@ -346,10 +346,12 @@ void check_calibration(const Plan& plan) {
     throw Error("--awq-search block", "is for awq as the only transform",
                 "search by the Hessian, or choose a method with awq alone");
   }
-  const bool needed =
-      !plan.transforms.empty() || uses(Needs::kHessian) || plan.has_static_activations();
+  const bool of_method = !plan.transforms.empty() || uses(Needs::kHessian);
+  const bool needed = of_method || plan.has_static_activations();
   if (needed && !recipe.is_calibrated()) {
-    throw Error("--method " + recipe.method, "needs a calibration dataset",
+    throw Error(of_method ? "--method " + recipe.method : "--scheme " + recipe.layers.scheme.name,
+                of_method ? "needs a calibration dataset"
+                          : "has static activations: their range needs a calibration dataset",
                 "add -d FILE, or --stats FILE of 'nibble calibrate'");
   }
   if (recipe.activation_range) {

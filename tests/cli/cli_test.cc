@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "formats/json.h"
@@ -33,6 +34,44 @@ TEST(Cli, UnknownCommandsAndOptionsSuggestTheNearest) {
   const ProgramResult method = run_nibble({"quantize", kModel, "-o", "x", "-m", "rnt"});
   EXPECT_EQ(method.status, 2);
   EXPECT_NE(method.err.find("did you mean 'rtn'?"), std::string::npos) << method.err;
+}
+
+TEST(Cli, AnOptionWithNothingToWorkOnIsAnError) {
+  const auto expect_refused = [](std::vector<std::string> options) {
+    const std::string option = options.front();
+    options.insert(options.begin(), {"quantize", kModel, "-o", "/nonexistent/out", "-m", "rtn"});
+    const ProgramResult result = run_nibble(options);
+    EXPECT_EQ(result.status, 2);
+    EXPECT_TRUE(result.err.starts_with("error: " + option + ": has nothing to work on"))
+        << result.err;
+  };
+  for (const auto& [option, value] :
+       std::vector<std::pair<std::string, std::string>>{{"--samples", "4"},
+                                                        {"--seq-len", "8"},
+                                                        {"--seed", "1"},
+                                                        {"--correct-past", "0.5"},
+                                                        {"--sweeps", "1"},
+                                                        {"--damp", "0.1"},
+                                                        {"--scale-search", "mse"},
+                                                        {"--alpha", "0.5"},
+                                                        {"--awq-search", "hessian"},
+                                                        {"--percentile", "99"},
+                                                        {"--overlap", "file"}}) {
+    expect_refused({option, value});
+  }
+  for (const std::string option : {"--no-pack", "--true-sequential", "--guard", "--act-order",
+                                   "--static-groups", "--clip", "--substitute"}) {
+    expect_refused({option});
+  }
+}
+
+TEST(Cli, NanIsNoNumber) {
+  for (const std::string option : {"--max-perplexity", "--max-kl"}) {
+    const ProgramResult result = run_nibble({"evaluate", kModel, "-d", "x", option, "nan"});
+    EXPECT_EQ(result.status, 2);
+    EXPECT_NE(result.err.find(option + ": nan is no number from 0"), std::string::npos)
+        << result.err;
+  }
 }
 
 TEST(Cli, HelpAndVersionSucceed) {
