@@ -29,13 +29,13 @@ int64_t bin_of(float x, int exponent) {
   return floor_of(static_cast<double>(x) * std::ldexp(1., -exponent));
 }
 
-// The narrowest bins that hold 0 and both extremes, down to the spacing of floats at the larger
-// one.
-int exponent_for(float low, float high) {
+// Of the narrowest of that many bins that hold 0 and both extremes, down to the spacing of floats
+// at the larger one.
+int exponent_for(float low, float high, int64_t bins) {
   const float magnitude = std::max(-low, high);
   int exponent = -std::numeric_limits<float>::digits;
   exponent += magnitude == 0.f ? std::numeric_limits<float>::min_exponent : std::ilogb(magnitude);
-  while (bin_of(high, exponent) - bin_of(low, exponent) >= Histogram::kBins) ++exponent;
+  while (bin_of(high, exponent) - bin_of(low, exponent) >= bins) ++exponent;
   return exponent;
 }
 
@@ -80,7 +80,7 @@ void Histogram::fit_bins() {
   const int old_exponent = exponent;
   const int64_t old_first = first;
   const float low = std::min(smallest, 0.f);
-  exponent = exponent_for(low, std::max(largest, 0.f));
+  exponent = exponent_for(low, std::max(largest, 0.f), kBins);
   first = bin_of(low, exponent);
   const std::vector<int64_t> old = std::exchange(counts, std::vector<int64_t>(kBins));
   add_bins(old, old_first, old_exponent);
@@ -94,6 +94,16 @@ void Histogram::add_bins(std::span<const int64_t> others, int64_t others_first,
     const int64_t wider = floor_of(std::ldexp(bin, others_exponent - exponent));
     counts[static_cast<size_t>(wider - first)] += others[i];
   }
+}
+
+Histogram Histogram::coarse(int64_t bins) const {
+  Histogram result = *this;
+  const float low = std::min(smallest, 0.f);
+  result.exponent = std::max(exponent, exponent_for(low, std::max(largest, 0.f), bins));
+  result.first = bin_of(low, result.exponent);
+  result.counts.assign(static_cast<size_t>(bins), 0);
+  result.add_bins(counts, first, exponent);
+  return result;
 }
 
 void Histogram::add(const Histogram& other) {

@@ -18,7 +18,7 @@ struct Histogram {
 
   int exponent = 0;
   int64_t first = 0;  // bin i holds (first + i) 2^exponent <= x < (first + i + 1) 2^exponent
-  std::vector<int64_t> counts;  // [kBins]; empty before the first value
+  std::vector<int64_t> counts;  // [kBins], coarse ones fewer; empty before the first value
   int64_t total = 0;            // values
   float smallest = 0.f;
   float largest = 0.f;
@@ -32,8 +32,12 @@ struct Histogram {
   // The values of both; the moving extremes become means, weighted by the number of values.
   void add(const Histogram& other);
 
+  // The same values in at most so many bins (2 or more), for ranges that are found faster. Nothing
+  // can be added to it.
+  Histogram coarse(int64_t bins) const;
+
   double width() const;
-  // Where bin i starts; i = kBins: where the last one ends.
+  // Where bin i starts; i = their number: where the last one ends.
   double edge(int64_t i) const;
 
  private:

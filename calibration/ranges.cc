@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <span>
@@ -53,7 +54,7 @@ Range moving_average(const Histogram& histogram, const RangeOptions& options) {
 // The value below which `count` of all values lie.
 double value_at(const Histogram& histogram, double count) {
   double below = 0.;
-  for (int64_t i = 0; i < Histogram::kBins; ++i) {
+  for (int64_t i = 0; i < std::ssize(histogram.counts); ++i) {
     const auto here = static_cast<double>(histogram.counts[static_cast<size_t>(i)]);
     if (here > 0. && below + here >= count) {
       return histogram.edge(i) + histogram.width() * std::max(0., count - below) / here;
@@ -66,7 +67,7 @@ double value_at(const Histogram& histogram, double count) {
 // Counts of |x|: bin j holds j width <= |x| < (j + 1) width, up to which bin the edges may fall.
 std::vector<int64_t> counts_of_magnitudes(const Histogram& histogram) {
   std::vector<int64_t> folded;
-  for (int64_t i = 0; i < Histogram::kBins; ++i) {
+  for (int64_t i = 0; i < std::ssize(histogram.counts); ++i) {
     const int64_t count = histogram.counts[static_cast<size_t>(i)];
     if (count == 0) continue;
     const int64_t bin = histogram.first + i;
@@ -222,7 +223,7 @@ Range least_divergence(const Histogram& histogram, const RangeOptions& options) 
       symmetric ? counts_of_magnitudes(histogram) : std::vector<int64_t>();
   if (!symmetric) {  // bins -below .. above - 1
     counts.resize(static_cast<size_t>(below + edges.above));
-    for (int64_t i = 0; i < Histogram::kBins; ++i) {
+    for (int64_t i = 0; i < std::ssize(histogram.counts); ++i) {
       const int64_t count = histogram.counts[static_cast<size_t>(i)];
       const int64_t at = std::min(histogram.first + i + below, std::ssize(counts) - 1);
       if (count > 0 && at >= 0) counts[static_cast<size_t>(at)] += count;
@@ -279,7 +280,7 @@ constexpr std::array<RangeMethodRow, 5> kRangeMethods = {{
 double mean_square_error(const Histogram& histogram, Range range, const RangeOptions& options) {
   const StepGrid grid(range, options);
   double sum = 0.;
-  for (int64_t i = 0; i < Histogram::kBins; ++i) {
+  for (int64_t i = 0; i < std::ssize(histogram.counts); ++i) {
     const int64_t count = histogram.counts[static_cast<size_t>(i)];
     if (count == 0) continue;
     const double low = std::max(histogram.edge(i), double{histogram.smallest});

@@ -193,8 +193,9 @@ void refuse_unused(const CLI::App& command, const Plan& plan) {
           OptionUse{"--alpha", transforms("smoothquant"), "smoothquant"},
           OptionUse{"--awq-search", transforms("awq"), "awq"},
           OptionUse{"--clip", transforms("awq") || !recipe.transform_options.clip, "awq"},
-          OptionUse{"--percentile", recipe.activation_range == "percentile",
-                    "--activation-range percentile"},
+          OptionUse{"--percentile",
+                    recipe.activation_range == "percentile" || recipe.weight_range == "percentile",
+                    "ranges by percentile"},
           OptionUse{"--substitute",
                     plan.format->name == "gguf" || recipe.layers.substitute == false, "-f gguf"},
       });
@@ -287,11 +288,13 @@ void declare_transforms(CLI::App& command, QuantizeArguments& typed) {
                    "awq: shrink ranges where that helps (with -m awq)");
 }
 
-void declare_activations(CLI::App& command, QuantizeArguments& typed) {
+void declare_ranges(CLI::App& command, QuantizeArguments& typed) {
   command.add_option("--activation-range", typed.recipe.activation_range,
                      "of static activations: minmax, moving-average, percentile, mse or entropy "
                      "(default: mse)");
-  command.add_option("--percentile", typed.recipe.percentile, "of --activation-range percentile")
+  command.add_option("--weight-range", typed.recipe.weight_range,
+                     "rtn: of the weights that share a scale, likewise (default: minmax)");
+  command.add_option("--percentile", typed.recipe.percentile, "of the ranges by percentile")
       ->check(number_in(50, 100))
       ->capture_default_str();
 }
@@ -334,7 +337,7 @@ void declare_quantize(CLI::App& command, CommandLine& line) {
   declare_calibration(command, *typed);
   declare_gptq(command, *typed);
   declare_transforms(command, *typed);
-  declare_activations(command, *typed);
+  declare_ranges(command, *typed);
   command.add_option(
       "-f,--format", recipe.format,
       "see 'nibble list formats' (default: the scheme's, see 'nibble list schemes')");

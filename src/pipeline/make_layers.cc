@@ -10,6 +10,7 @@
 
 #include "calibration/ranges.h"
 #include "calibration/stats.h"
+#include "calibration/weight_ranges.h"
 #include "calibration/windows.h"
 #include "kernels/blas_tile.h"
 #include "kernels/factorize.h"
@@ -375,7 +376,15 @@ class LayerMaker::State {
   // Solvers choose weights; what becomes of the activations is added to their result.
   SolvedLayer solve(const Solver& solver, const PlannedModule& module, const Matrix& W,
                     const LayerInputs& inputs) const {
-    LinearProblem problem{.W = W, .scheme = *module.target.scheme, .where = module.target.name};
+    const Scheme& scheme = *module.target.scheme;
+    const Recipe& recipe = plan_.recipe;
+    Matrix cut;
+    if (recipe.weight_range) {
+      const RangeMethod method = range_method(*recipe.weight_range).method;
+      cut = cut_to_ranges(W, scheme, method, recipe.percentile);
+    }
+    LinearProblem problem{
+        .W = recipe.weight_range ? cut : W, .scheme = scheme, .where = module.target.name};
     problem.shared_largest = shared_largest(module);
     problem.scheme.activations.reset();
     SolverOptions options = options_;

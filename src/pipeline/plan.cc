@@ -377,6 +377,19 @@ void check_calibration(const Plan& plan) {
   }
 }
 
+void check_weight_range(const Plan& plan) {
+  if (!plan.recipe.weight_range) return;
+  const std::string name(range_method(*plan.recipe.weight_range).name);
+  for (const PlannedModule& m : plan.modules) {
+    if (!m.target.scheme) continue;
+    if (m.solver->name == "rtn" && m.target.scheme->grid.kind == Grid::Kind::kInteger) continue;
+    throw Error(m.target.name,
+                "--weight-range " + name + " is for integers rounded to nearest, not " +
+                    describe(*m.target.scheme) + " by " + std::string(m.solver->name),
+                "leave it out; the other solvers choose ranges themselves");
+  }
+}
+
 // Each distinct caution of the format once, with the first module it is about.
 void add_cautions(Plan& plan) {
   std::set<std::string> said;
@@ -528,6 +541,7 @@ Plan make_plan(const Recipe& recipe, std::shared_ptr<const Checkpoint> checkpoin
   }
   selection.check();
   check_calibration(plan);
+  check_weight_range(plan);
   add_cautions(plan);
   plan.tensors = plan_tensors(plan);
   if (writes_one_file(*plan.format)) fit_to_one_file(plan.layout, plan.modules, plan.tensors);

@@ -243,6 +243,7 @@ void visit_recipe(Fields& fields, Recipe& recipe) {
     inner.field("range", recipe.activation_range);
     inner.field("percentile", recipe.percentile);
   });
+  fields.field("weight_range", recipe.weight_range);
   fields.field("true_sequential", recipe.true_sequential);
   fields.field("correct_past", recipe.correct_past);
   fields.field("guard", recipe.guard);

@@ -61,7 +61,8 @@ struct Recipe {
   std::optional<double> correct_past;
   std::optional<std::string> activation_range;  // of static activations, a row of range_methods();
                                                 // none: mse
-  double percentile = 99.99;                    // of that range method, in per cent
+  std::optional<std::string> weight_range;      // of what rtn rounds, likewise; none: minmax
+  double percentile = 99.99;                    // of these range methods, in per cent
   bool true_sequential = true;  // statistics again after each input group of a block
   std::optional<bool> guard;    // keep round to nearest where it is better on held-out windows;
                                 // none: at 3 bits and fewer

@@ -151,6 +151,26 @@ TEST(Histogram, MovingAveragesFollowBatches) {
   EXPECT_EQ(histogram.total, 9);
 }
 
+TEST(Histogram, CoarseBinsAreUnionsOfTheFineOnes) {
+  Histogram fine;
+  Matrix X(1, 900);
+  for (int64_t i = 0; i < 900; ++i) X(0, i) = static_cast<float>(i * i % 701) * 0.01F - 3.F;
+  fine.add(X, "x");
+  for (const int64_t bins : {2, 7, 64, 256, 2048}) {
+    const Histogram coarse = fine.coarse(bins);
+    ASSERT_EQ(std::ssize(coarse.counts), bins);
+    EXPECT_LE(coarse.edge(0), -3.F);
+    EXPECT_GT(coarse.edge(bins), 4.F - 0.01F);
+    EXPECT_EQ(coarse.total, 900);
+    for (int64_t i = 0; i < bins; ++i) {
+      const auto inside = [&](float x) { return coarse.edge(i) <= x && x < coarse.edge(i + 1); };
+      EXPECT_EQ(coarse.counts[static_cast<size_t>(i)],
+                std::count_if(X.data(), X.data() + 900, inside))
+          << bins << " bins, " << i;
+    }
+  }
+}
+
 TEST(Histogram, NanAndInfinityAreNamed) {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {

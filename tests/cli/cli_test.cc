@@ -65,6 +65,38 @@ TEST(Cli, AnOptionWithNothingToWorkOnIsAnError) {
   }
 }
 
+TEST(Cli, RangesOfWeightsAreChosen) {
+  const TemporaryFolder folder;
+  const auto error_of = [&](const std::string& range, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"quantize",
+                                          kModel,
+                                          "-o",
+                                          folder.path() / range,
+                                          "-m",
+                                          "rtn",
+                                          "-b",
+                                          "3",
+                                          "--symmetric",
+                                          "--include",
+                                          "layers.1.self_attn.k_proj",
+                                          "--weight-range",
+                                          range};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Json report = run_json(arguments);
+    EXPECT_EQ(report["recipe"]["weight_range"], range);
+    return report["modules"][0]["weight_error"].get<double>();
+  };
+  const double whole = error_of("minmax");
+  EXPECT_LT(error_of("mse"), 0.9 * whole);
+  EXPECT_GT(error_of("percentile", {"--percentile", "70"}), 1.5 * whole);
+  const ProgramResult result = run_nibble(
+      {"quantize", kModel, "-o", folder.path() / "x", "-m", "nf4", "--weight-range", "mse"});
+  EXPECT_EQ(result.status, 2);
+  EXPECT_NE(result.err.find("--weight-range mse is for integers rounded to nearest, not nf4"),
+            std::string::npos)
+      << result.err;
+}
+
 TEST(Cli, NanIsNoNumber) {
   for (const std::string option : {"--max-perplexity", "--max-kl"}) {
     const ProgramResult result = run_nibble({"evaluate", kModel, "-d", "x", option, "nan"});
