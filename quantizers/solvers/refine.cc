@@ -243,8 +243,8 @@ class Tile {
   struct Slopes {
     Vector slope;       // c'r
     Vector square;      // c'Hc
-    Vector lift;        // 1'r
-    Vector cross;       // c'H1
+    Vector lift;        // 1'r; empty without minimums
+    Vector cross;       // c'H1; likewise
     float lift_square;  // 1'H1
 
     float fall(int64_t row, float d, float m) const {
@@ -255,8 +255,9 @@ class Tile {
     // Least squares together with the minimum, or alone.
     float scale_step(int64_t row, bool together) const {
       const float alone = slope(row) / square(row);
+      if (!together) return alone;
       const float determinant = square(row) * lift_square - cross(row) * cross(row);
-      if (!together || !(determinant > kSingular * square(row) * lift_square)) return alone;
+      if (!(determinant > kSingular * square(row) * lift_square)) return alone;
       return (slope(row) * lift_square - lift(row) * cross(row)) / determinant;
     }
   };
