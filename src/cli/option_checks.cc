@@ -1,6 +1,7 @@
 #include "src/cli/option_checks.h"
 
 #include <cstdlib>
+#include <limits>
 #include <span>
 #include <sstream>
 #include <string>
