@@ -25,17 +25,18 @@ struct Dequantize {
   static constexpr int kSharedBytes = 0;
 
   struct Arguments {
-    int N = 0, K = 0;
+    int first_row = 0;  // of `out`, a multiple of the tile's
+    int N = 0, K = 0;   // rows [first_row, N)
     const Words4* weights = nullptr;
     int padded_columns = 0;
     LayerParameters parameters;
     const float* levels = nullptr;  // [16] of a table
-    T* out = nullptr;               // [N, out_stride], a multiple of 8; 16-byte aligned
+    T* out = nullptr;               // [N - first_row, out_stride], a multiple of 8; 16-byte aligned
     int64_t out_stride = 0;         // columns beyond K are left alone
   };
 
-  static constexpr int64_t tiles(int64_t padded_rows, int64_t padded_columns) {
-    return padded_rows / Layout::kTileRows * (padded_columns / Layout::kTileColumns);
+  static constexpr int64_t tiles(int64_t rows, int64_t padded_columns) {
+    return divide_up(rows, Layout::kTileRows) * (padded_columns / Layout::kTileColumns);
   }
 
   // Code of row g + 8 i, column c of the lane, out of its vectors: the slice of lane 0's.
@@ -49,7 +50,7 @@ struct Dequantize {
   NIBBLE_DEVICE static void store_row(const Gpu& gpu, const Arguments& a, int n, int k,
                                       const uint32_t (&words)[4]) {
     if (n >= a.N || k >= a.K) return;
-    T* out = a.out + n * a.out_stride + k;
+    T* out = a.out + (n - a.first_row) * a.out_stride + k;
     if (k + 8 <= a.K) {
       gpu.store(reinterpret_cast<Words4*>(out), Words4{words[0], words[1], words[2], words[3]});
       return;
@@ -64,10 +65,11 @@ struct Dequantize {
   template <typename Gpu>
   NIBBLE_DEVICE static void run(const Gpu& gpu, const Arguments& a) {
     const int column_tiles = a.padded_columns / Layout::kTileColumns;
-    const int tile = gpu.block() * kWarps + gpu.thread() / kWarpLanes;
+    const int tile = a.first_row / Layout::kTileRows * column_tiles + gpu.block() * kWarps +
+                     gpu.thread() / kWarpLanes;
     const int row = tile / column_tiles * Layout::kTileRows;
     const int column = tile % column_tiles * Layout::kTileColumns;
-    if (row >= a.parameters.padded_rows) return;
+    if (row >= a.N) return;
     const int lane = gpu.thread() % kWarpLanes;
     Words4 vectors[Layout::kVectors];
     NIBBLE_UNROLL

@@ -1,13 +1,16 @@
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "formats/packing/packing.h"
+#include "kernels/cuda/cublas.h"
 #include "kernels/cuda/device_array.h"
 #include "kernels/cuda/device_linear.h"
 #include "kernels/cuda/launch.cuh"
@@ -74,11 +77,22 @@ DeviceLimits device_limits() {
   return limits;
 }
 
+Cublas& DenseWorkspace::cublas() {
+  if (!cublas_) cublas_.emplace();
+  return *cublas_;
+}
+
+void* DenseWorkspace::slab(int64_t bytes) {
+  if (slab_.bytes() < static_cast<size_t>(bytes)) slab_ = DeviceArray(static_cast<size_t>(bytes));
+  return slab_.data();
+}
+
 struct DeviceLinear::Memory {
   FragmentLinear shape;  // its arrays are empty
   DeviceLimits limits;
   DeviceArray words, scale, zero, map, second, row_scale, levels;
   DeviceArray partial, counters, tokens, token_scale;
+  std::shared_ptr<DenseWorkspace> dense;
 
   LayerParameters parameters() const {
     LayerParameters p;
@@ -100,6 +114,55 @@ struct DeviceLinear::Memory {
 
   LinearPlan plan(int64_t M) const {
     return plan_linear({shape.kind, M, shape.N, shape.K, shape.group}, limits);
+  }
+
+  // Rows [first, last) of the weights, first a multiple of kPaddedRows.
+  void expand(Dtype type, int64_t first, int64_t last, void* out, int64_t out_stride,
+              cudaStream_t stream) const {
+    with_float_type(type, [&]<typename T>(T) {
+      const auto go = [&]<typename Weights>(Weights) {
+        using Kernel = Dequantize<Weights, T>;
+        typename Kernel::Arguments a;
+        a.first_row = static_cast<int>(first);
+        a.N = static_cast<int>(last);
+        a.K = static_cast<int>(shape.K);
+        a.weights = words.as<Words4>();
+        a.padded_columns = static_cast<int>(shape.padded_columns);
+        a.parameters = parameters();
+        a.levels = levels.as<float>();
+        a.out = static_cast<T*>(out);
+        a.out_stride = out_stride;
+        const int64_t tiles = Kernel::tiles(last - first, shape.padded_columns);
+        launch<Kernel>(a, divide_up(tiles, Kernel::kWarps), stream);
+      };
+      switch (shape.kind) {
+        case FragmentKind::kInt4:
+          return go(Int4Weights{});
+        case FragmentKind::kInt8:
+          return go(Int8Weights{});
+        default:
+          return go(TableWeights{});
+      }
+    });
+  }
+
+  // p: with all weights' N; w and its stride are those of the slab.
+  void multiply_by_slabs(CublasProduct p, int64_t slab_rows, cudaStream_t stream) {
+    if (!dense) dense = std::make_shared<DenseWorkspace>();
+    Cublas& cublas = dense->cublas();
+    p.w_stride = slab_stride(p.K);
+    void* const slab = dense->slab(2 * slab_rows * p.w_stride);
+    p.w = slab;
+    const auto* bias = static_cast<const uint16_t*>(p.bias);
+    auto* y = static_cast<uint16_t*>(p.y);
+    for (int64_t first = 0; first < shape.N; first += slab_rows) {
+      const int64_t last = std::min(first + slab_rows, shape.N);
+      expand(p.type, first, last, slab, p.w_stride, stream);
+      p.N = last - first;
+      p.bias = bias == nullptr ? nullptr : bias + first;
+      p.y = y + first;
+      cublas.multiply(p, stream);
+    }
   }
 
   // All but x and the types' own.
@@ -140,8 +203,10 @@ struct DeviceLinear::Memory {
   }
 };
 
-DeviceLinear::DeviceLinear(const FragmentLinear& layer) : memory_(std::make_unique<Memory>()) {
+DeviceLinear::DeviceLinear(const FragmentLinear& layer, std::shared_ptr<DenseWorkspace> workspace)
+    : memory_(std::make_unique<Memory>()) {
   Memory& m = *memory_;
+  m.dense = std::move(workspace);
   m.limits = device_limits();
   m.words = copy_of(layer.words);
   m.scale = copy_of(layer.scale);
@@ -173,6 +238,18 @@ void DeviceLinear::multiply(Dtype type, const void* x, int64_t M, int64_t x_stri
   Memory& m = *memory_;
   const LinearPlan plan = m.plan(M);
   auto* const s = static_cast<cudaStream_t>(stream);
+  if (plan.slab_rows > 0) {
+    const CublasProduct product = {.type = type,
+                                   .M = M,
+                                   .N = m.shape.N,
+                                   .K = m.shape.K,
+                                   .x = x,
+                                   .x_stride = x_stride,
+                                   .bias = bias,
+                                   .y = y,
+                                   .y_stride = m.shape.N};
+    return m.multiply_by_slabs(product, plan.slab_rows, s);
+  }
   with_float_type(type, [&]<typename T>(T) {
     const auto* inputs = static_cast<const T*>(x);
     const auto finish = [&](auto& a) {
@@ -208,31 +285,7 @@ void DeviceLinear::dequantize(Dtype type, void* out, int64_t out_stride, void* s
   const Memory& m = *memory_;
   if (m.takes_integers())
     throw Error("", "a layer with 8-bit activations has no dense weights here");
-  auto* const s = static_cast<cudaStream_t>(stream);
-  with_float_type(type, [&]<typename T>(T) {
-    const auto go = [&]<typename Weights>(Weights) {
-      using Kernel = Dequantize<Weights, T>;
-      typename Kernel::Arguments a;
-      a.N = static_cast<int>(m.shape.N);
-      a.K = static_cast<int>(m.shape.K);
-      a.weights = m.words.as<Words4>();
-      a.padded_columns = static_cast<int>(m.shape.padded_columns);
-      a.parameters = m.parameters();
-      a.levels = m.levels.as<float>();
-      a.out = static_cast<T*>(out);
-      a.out_stride = out_stride;
-      const int64_t tiles = Kernel::tiles(m.shape.padded_rows, m.shape.padded_columns);
-      launch<Kernel>(a, divide_up(tiles, Kernel::kWarps), s);
-    };
-    switch (m.shape.kind) {
-      case FragmentKind::kInt4:
-        return go(Int4Weights{});
-      case FragmentKind::kInt8:
-        return go(Int8Weights{});
-      default:
-        return go(TableWeights{});
-    }
-  });
+  m.expand(type, 0, m.shape.N, out, out_stride, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace nibble

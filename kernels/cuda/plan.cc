@@ -18,6 +18,14 @@
 namespace nibble {
 namespace {
 
+// From so many tokens on, 16-bit products with weights multiplied out once are faster than tiles
+// that convert every weight for each 48 tokens. An estimate from rates of the literature, not yet
+// measured: per weight and token, tiles take 2 (48 + 16) / 48 FLOP at the rate of mma.sync, a dense
+// product 2 FLOP at cuBLAS's; multiplying out moves 2.5 bytes a weight, once. H200, 640 and 650
+// TFLOP/s, 4.8 TB/s: 520 fs against 1.1 fs a token, from 480 tokens on. A100, 265 TFLOP/s, 1.5
+// TB/s: 660; RTX 4090, 140 TFLOP/s, 1 TB/s: 525.
+constexpr int64_t kFewestDenseTokens = 512;
+
 // The system keeps so much for itself of every block's shared memory.
 constexpr int kReservedSharedBytes = 1 << 10;
 
@@ -59,6 +67,22 @@ KernelChoice choose(const LinearProblem& p) {
   return choice;
 }
 
+// Equal slabs, within the limit unless one tile of rows is beyond it.
+int64_t slab_rows(int64_t N, int64_t K) {
+  const int64_t most =
+      std::max(kPaddedRows, kMostSlabBytes / (2 * slab_stride(K)) / kPaddedRows * kPaddedRows);
+  return divide_up(divide_up(N, divide_up(N, most)), kPaddedRows) * kPaddedRows;
+}
+
+std::string describe_slabs(const LinearProblem& p, const LinearPlan& plan) {
+  char text[128];
+  std::snprintf(text, sizeof text, "%lld slabs of %lld rows in 16 bits, %.1f MB, dense products",
+                static_cast<long long>(divide_up(p.N, plan.slab_rows)),
+                static_cast<long long>(plan.slab_rows),
+                static_cast<double>(2 * plan.slab_rows * slab_stride(p.K)) / 1e6);
+  return text;
+}
+
 const char* name_of(FragmentKind kind) {
   switch (kind) {
     case FragmentKind::kInt4:
@@ -82,6 +106,11 @@ LinearPlan plan_linear(const LinearProblem& p, const DeviceLimits& device) {
   };
   if (p.M < 1 || p.N < 1 || p.K < 1) throw Error("", "a product of " + where(), "");
   LinearPlan plan;
+  if (p.M >= kFewestDenseTokens && !takes_integers(p.kind)) {
+    plan.slab_rows = slab_rows(p.N, p.K);
+    plan.choice.kind = p.kind;
+    return plan;
+  }
   plan.choice = choose(p);
   int blocks = 0;  // of a multiprocessor
   with_kernel<F16>(plan.choice, [&]<typename Kernel>(std::type_identity<Kernel>) {
@@ -112,18 +141,20 @@ LinearPlan plan_linear(const LinearProblem& p, const DeviceLimits& device) {
 }
 
 std::string to_string(const LinearProblem& p, const LinearPlan& plan) {
-  char text[256];
-  std::snprintf(
-      text, sizeof(text),
-      "%s %lldx%lldx%lld g%lld: tiles of %d tokens, %lld blocks of %d threads, %.1f of %lld "
-      "units each, %.1f KB shared, %.1f KB of partial sums",
-      name_of(p.kind), static_cast<long long>(p.M), static_cast<long long>(p.N),
-      static_cast<long long>(p.K), static_cast<long long>(p.group), plan.choice.tokens,
-      static_cast<long long>(plan.work.blocks), plan.threads,
-      static_cast<double>(plan.work.units()) / static_cast<double>(plan.work.blocks),
-      static_cast<long long>(plan.work.units()), plan.shared_bytes / 1024.,
-      static_cast<double>(plan.workspace_bytes) / 1024.);
-  return text;
+  char problem[96];
+  std::snprintf(problem, sizeof problem, "%s %lldx%lldx%lld g%lld: ", name_of(p.kind),
+                static_cast<long long>(p.M), static_cast<long long>(p.N),
+                static_cast<long long>(p.K), static_cast<long long>(p.group));
+  if (plan.slab_rows > 0) return problem + describe_slabs(p, plan);
+  char text[192];
+  std::snprintf(text, sizeof text,
+                "tiles of %d tokens, %lld blocks of %d threads, %.1f of %lld units each, %.1f KB "
+                "shared, %.1f KB of partial sums",
+                plan.choice.tokens, static_cast<long long>(plan.work.blocks), plan.threads,
+                static_cast<double>(plan.work.units()) / static_cast<double>(plan.work.blocks),
+                static_cast<long long>(plan.work.units()), plan.shared_bytes / 1024.,
+                static_cast<double>(plan.workspace_bytes) / 1024.);
+  return std::string(problem) + text;
 }
 
 }  // namespace nibble

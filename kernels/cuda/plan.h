@@ -24,6 +24,10 @@ struct LinearProblem {
 };
 
 struct LinearPlan {
+  // Not 0: `choice` is of no use but for its kind and what follows it is 0. So many rows of W at a
+  // time, a multiple of kPaddedRows, are multiplied out in 16 bits, [slab_rows, slab_stride], for a
+  // dense product (kernels/cuda/cublas.h).
+  int64_t slab_rows = 0;
   KernelChoice choice;
   int threads = 0;
   int shared_bytes = 0;  // of a block
@@ -32,6 +36,11 @@ struct LinearPlan {
 
   bool operator==(const LinearPlan&) const = default;
 };
+
+// Columns of a row of a slab, and the most bytes of one: enough rows for products that fill a large
+// GPU, 8192 of 8192 columns, and little beside the weights of a model.
+constexpr int64_t slab_stride(int64_t K) { return (K + 7) / 8 * 8; }
+inline constexpr int64_t kMostSlabBytes = int64_t{128} << 20;
 
 // Throws Error if there is no such product: fewer than one token, row or column, or 2^31 units.
 LinearPlan plan_linear(const LinearProblem& problem, const DeviceLimits& device);

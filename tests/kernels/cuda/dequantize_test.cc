@@ -9,6 +9,7 @@
 #include <string>
 
 #include "formats/packing/packing.h"
+#include "kernels/bench/linear_reference.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/fragment_linear.h"
 #include "kernels/cuda/weights.h"
@@ -24,14 +25,16 @@
 namespace nibble {
 namespace {
 
+// Rows from `first` on.
 template <typename Weights, typename T>
-void check_bits(const Scheme& scheme, int64_t N, int64_t K) {
+void check_bits(const Scheme& scheme, int64_t N, int64_t K, int64_t first = 0) {
   SCOPED_TRACE(describe(scheme) + " " + std::to_string(K));
   using Kernel = Dequantize<Weights, T>;
   const QuantizedLinear q = random_layer(scheme, N, K, 3);
   const FragmentLinear w = pack_fragments(q, "test");
   GlobalMemory memory;
   typename Kernel::Arguments a;
+  a.first_row = static_cast<int>(first);
   a.N = static_cast<int>(N);
   a.K = static_cast<int>(K);
   a.weights = reinterpret_cast<const Words4*>(memory.input(std::span<const uint32_t>(w.words)));
@@ -39,17 +42,18 @@ void check_bits(const Scheme& scheme, int64_t N, int64_t K) {
   a.parameters = place_parameters(w, memory);
   a.levels = memory.input(std::span<const float>(w.levels));
   a.out_stride = divide_up(K, 8) * 8;
-  a.out = memory.allocate<T>(static_cast<size_t>(N * a.out_stride), GlobalMemory::Access::kScratch);
-  const int64_t blocks = divide_up(Kernel::tiles(w.padded_rows, w.padded_columns), Kernel::kWarps);
+  a.out = memory.allocate<T>(static_cast<size_t>((N - first) * a.out_stride),
+                             GlobalMemory::Access::kScratch);
+  const int64_t blocks = divide_up(Kernel::tiles(N - first, w.padded_columns), Kernel::kWarps);
   ASSERT_EQ(execute({static_cast<int>(blocks), Kernel::kThreads, Kernel::kSharedBytes}, memory,
                     [&](const Lane& lane) { Kernel::run(lane, a); }),
             "");
   const Matrix expected = dequantize(q);
-  for (int64_t n = 0; n < N; ++n) {
+  for (int64_t n = first; n < N; ++n) {
     for (int64_t k = 0; k < K; ++k) {
       const uint16_t bits = TypeName<T>::kDtype == Dtype::kF16 ? float_to_f16(expected(n, k))
                                                                : float_to_bf16(expected(n, k));
-      ASSERT_EQ(a.out[n * a.out_stride + k].bits, bits) << n << ", " << k;
+      ASSERT_EQ(a.out[(n - first) * a.out_stride + k].bits, bits) << n << ", " << k;
     }
   }
 }
@@ -58,6 +62,7 @@ template <typename Weights>
 void check_both(const Scheme& scheme) {
   check_bits<Weights, F16>(scheme, 70, 320);
   check_bits<Weights, BF16>(scheme, 64, 64);
+  check_bits<Weights, F16>(scheme, 200, 192, 128);
 }
 
 TEST(Dequantize, AllWeights) {

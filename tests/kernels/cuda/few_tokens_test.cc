@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/bench/linear_reference.h"
 #include "kernels/cuda/weights.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/scheme.h"
@@ -16,8 +17,10 @@ namespace {
 
 template <typename Weights, int kTokenBlocks, int kScaleTiles>
 void check(const LinearCase& c) {
-  check_kernel<FewTokens<Weights, F16, kTokenBlocks, kScaleTiles>, F16>(c, ScalesGo::kAfterSums);
-  check_kernel<FewTokens<Weights, BF16, kTokenBlocks, kScaleTiles>, BF16>(c, ScalesGo::kAfterSums);
+  check_kernel<FewTokens<Weights, F16, kTokenBlocks, kScaleTiles>, F16>(
+      c, Arithmetic::kScalesAfterSums);
+  check_kernel<FewTokens<Weights, BF16, kTokenBlocks, kScaleTiles>, BF16>(
+      c, Arithmetic::kScalesAfterSums);
 }
 
 // Ragged in every dimension, more columns than the warps take at once, shared tiles and whole ones.

@@ -1,5 +1,5 @@
-// Layers for the tests of the kernels in kernels/cuda: random ones, what they must give in float64,
-// how far off a kernel may be, and a run of it by the block executor.
+// Layers for the tests of the kernels in kernels/cuda, by kernels/bench/linear_reference.h, and a
+// run of them by the block executor.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "formats/packing/packing.h"
+#include "kernels/bench/linear_reference.h"
 #include "kernels/cuda/arguments.h"
 #include "kernels/cuda/fragment_linear.h"
 #include "src/quantized/quantized_linear.h"
@@ -29,12 +30,6 @@ struct LinearCase {
   std::string name() const;
 };
 
-// Codes and parameters of every value that the scheme allows, scales of both signs.
-QuantizedLinear random_layer(const Scheme& scheme, int64_t N, int64_t K, uint32_t seed);
-
-// Where the scales of a group go: onto its sums, in float, or into the 16-bit weights.
-enum class ScalesGo { kAfterSums, kIntoWeights };
-
 // Values of a type, and all there is to know to judge y = x W' + bias.
 struct LinearReference {
   Dtype type = Dtype::kF16;
@@ -45,7 +40,7 @@ struct LinearReference {
   std::vector<double> allowed;  // [M, N]
 };
 LinearReference make_reference(const LinearCase& c, const QuantizedLinear& q, Dtype type,
-                               ScalesGo scales);
+                               Arithmetic arithmetic);
 
 // First output that is too far off, or empty.
 std::string compare(const LinearReference& reference, std::span<const uint16_t> y, int64_t N);
@@ -99,11 +94,11 @@ std::string run_linear(const LinearCase& c, typename Kernel::Arguments& a, Globa
 }
 
 template <typename Kernel, typename T>
-void check_kernel(const LinearCase& c, ScalesGo scales) {
+void check_kernel(const LinearCase& c, Arithmetic arithmetic) {
   SCOPED_TRACE(c.name());
   const QuantizedLinear q = random_layer(c.scheme, c.N, c.K, 7);
   const FragmentLinear w = pack_fragments(q, "test");
-  const LinearReference reference = make_reference(c, q, TypeName<T>::kDtype, scales);
+  const LinearReference reference = make_reference(c, q, TypeName<T>::kDtype, arithmetic);
   GlobalMemory memory;
   auto a = place_layer<LinearArguments<T>>(c, w, memory);
   if (w.kind == FragmentKind::kTable) {

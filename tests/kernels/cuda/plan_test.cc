@@ -58,7 +58,7 @@ TEST(LinearPlan, CoversTheProductWithinTheDevice) {
       {.multiprocessors = 84, .shared_bytes = 100 << 10, .block_shared_bytes = 99 << 10}};
   for (const DeviceLimits& device : devices) {
     for (const FragmentKind kind : kKinds) {
-      for (const int64_t M : {1, 8, 9, 16, 17, 33, 64, 100, 2048}) {
+      for (const int64_t M : {1, 8, 9, 16, 17, 33, 64, 100, 511}) {
         for (const int64_t N : {1, 64, 4096, 28672}) {
           const LinearProblem problem = {kind, M, N, 8192, 128};
           const LinearPlan plan = plan_linear(problem, device);
@@ -95,8 +95,36 @@ TEST(LinearPlan, TokensOfATile) {
   EXPECT_EQ(tokens(FragmentKind::kInt4, 16), 16);
   EXPECT_EQ(tokens(FragmentKind::kInt4, 17), 32);
   EXPECT_EQ(tokens(FragmentKind::kInt4, 64), 32);
-  EXPECT_EQ(tokens(FragmentKind::kInt4, 2048), 48);
+  EXPECT_EQ(tokens(FragmentKind::kInt4, 511), 48);
   EXPECT_EQ(tokens(FragmentKind::kInteger8, 8), 8);
+}
+
+TEST(LinearPlan, ManyTokensMultiplySlabsOfWeightsOut) {
+  for (const FragmentKind kind : kKinds) {
+    const bool integers = kind == FragmentKind::kInteger8 || kind == FragmentKind::kInteger4;
+    for (const int64_t M : {512, 2048, 100'000}) {
+      EXPECT_EQ(plan_linear({kind, M, 8192, 8192, 128}, {}).slab_rows > 0, !integers) << M;
+    }
+    EXPECT_EQ(plan_linear({kind, 511, 8192, 8192, 128}, {}).slab_rows, 0);
+  }
+}
+
+TEST(LinearPlan, SlabsAreWholeTilesEquallyLargeAndBounded) {
+  for (const int64_t N : {1, 64, 65, 8192, 8193, 28672, 152064}) {
+    for (const int64_t K : {1, 45, 4096, 8192, 28672}) {
+      SCOPED_TRACE(std::to_string(N) + " x " + std::to_string(K));
+      const int64_t rows = plan_linear({FragmentKind::kInt4, 1024, N, K, 128}, {}).slab_rows;
+      EXPECT_EQ(rows % kPaddedRows, 0);
+      EXPECT_LE(2 * rows * slab_stride(K), kMostSlabBytes);
+      const int64_t slabs = divide_up(N, rows);
+      EXPECT_LT(slabs * rows - N, slabs * kPaddedRows + 1);
+      if (2 * N * slab_stride(K) <= kMostSlabBytes) {
+        EXPECT_EQ(slabs, 1);
+      }
+    }
+  }
+  // Of more columns than the limit holds there is one tile.
+  EXPECT_EQ(plan_linear({FragmentKind::kInt4, 512, 640, int64_t{1} << 21, 128}, {}).slab_rows, 64);
 }
 
 TEST(LinearPlan, ReadsAsOneLine) {
@@ -105,12 +133,15 @@ TEST(LinearPlan, ReadsAsOneLine) {
       to_string(problem, plan_linear(problem, {})),
       "int4 1x4096x4096 g128: tiles of 8 tokens, 264 blocks of 256 threads, 7.8 of 2048 units "
       "each, 48.0 KB shared, 1056.0 KB of partial sums");
+  const LinearProblem many = {FragmentKind::kInt4, 2048, 28672, 8192, 128};
+  EXPECT_EQ(to_string(many, plan_linear(many, {})),
+            "int4 2048x28672x8192 g128: 4 slabs of 7168 rows in 16 bits, 117.4 MB, dense products");
 }
 
 TEST(LinearPlan, RefusesWhatNoLaunchCanHold) {
   EXPECT_THROW(plan_linear({FragmentKind::kInt4, 0, 64, 64, 64}, {}), Error);
   constexpr int64_t kLarge = int64_t{1} << 22;
-  EXPECT_THROW(plan_linear({FragmentKind::kInt4, kLarge, kLarge, 8192, 128}, {}), Error);
+  EXPECT_THROW(plan_linear({FragmentKind::kInteger8, kLarge, kLarge, 8192, 128}, {}), Error);
 }
 
 }  // namespace
