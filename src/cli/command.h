@@ -33,6 +33,7 @@ void declare_export(CLI::App& command, CommandLine& line);
 void declare_inspect(CLI::App& command, CommandLine& line);
 void declare_verify(CLI::App& command, CommandLine& line);
 void declare_generate(CLI::App& command, CommandLine& line);
+void declare_bench(CLI::App& command, CommandLine& line);
 void declare_list(CLI::App& command, CommandLine& line);
 
 inline constexpr int kDone = 0;
