@@ -17,6 +17,8 @@ std::filesystem::path test_data() {
 }
 
 std::filesystem::path own_test_data() {
+  const char* folder = std::getenv("NIBBLE_OWN_TEST_DATA");
+  if (folder != nullptr) return folder;
   return std::filesystem::path(NIBBLE_SOURCE_DIR) / "tests" / "data";
 }
 
