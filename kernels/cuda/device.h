@@ -17,6 +17,7 @@
 //                                8 columns, spread over the warp (below)
 //   lop3, permute                bits and bytes (PTX lop3, prmt)
 //   fma, fma2, to_float, round, round2     float, pairs of 16-bit floats; one rounding each
+//   sqrt, exp2                   float; rounded, within 2 ulp
 //
 // Fragments of mma (PTX ISA, "matrix fragments for mma.m16n8k16" and ".m16n8k32"). With lane =
 // 4 g + t, and V = 2 values (16 bits) or 4 (8 bits) in a register:
@@ -50,6 +51,10 @@ struct BF16 {
 
 struct alignas(16) Words4 {
   uint32_t word[4];
+};
+
+struct alignas(16) Floats4 {
+  float value[4];
 };
 
 template <int kValue>

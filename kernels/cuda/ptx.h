@@ -36,6 +36,14 @@ struct Ptx {
   __device__ static float load(const float* p) { return __ldg(p); }
   __device__ static F16 load(const F16* p) { return {__ldg(&p->bits)}; }
   __device__ static BF16 load(const BF16* p) { return {__ldg(&p->bits)}; }
+  __device__ static int32_t load(const int32_t* p) { return __ldg(p); }
+  __device__ static Floats4 load(const Floats4* p) {
+    Floats4 v;
+    asm("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+        : "=f"(v.value[0]), "=f"(v.value[1]), "=f"(v.value[2]), "=f"(v.value[3])
+        : "l"(p));
+    return v;
+  }
   __device__ static Words4 load_once(const Words4* p) {
     Words4 v;
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -46,6 +54,17 @@ struct Ptx {
   template <typename T>
   __device__ static T load_coherent(const T* p) {
     return __ldcg(p);
+  }
+  __device__ static F16 load_coherent(const F16* p) { return {__ldcg(&p->bits)}; }
+  __device__ static BF16 load_coherent(const BF16* p) { return {__ldcg(&p->bits)}; }
+  template <typename T>
+  requires(sizeof(T) == 16) __device__ static T load_coherent(const T* p) {
+    Floats4 v;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.value[0]), "=f"(v.value[1]), "=f"(v.value[2]), "=f"(v.value[3])
+                 : "l"(p)
+                 : "memory");
+    return __builtin_bit_cast(T, v);
   }
   template <typename T>
   __device__ static void store(T* p, const T& value) {
@@ -148,6 +167,12 @@ struct Ptx {
   __device__ static uint32_t round2(BF16, float low, float high) {
     uint32_t result;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+    return result;
+  }
+  __device__ static float sqrt(float value) { return __fsqrt_rn(value); }
+  __device__ static float exp2(float value) {
+    float result;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(result) : "f"(value));
     return result;
   }
   __device__ static int round_to_integer(float value) { return __float2int_rn(value); }

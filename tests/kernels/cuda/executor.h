@@ -137,6 +137,8 @@ class Lane {
   static BF16 round(BF16, float value);
   static uint32_t round2(F16, float low, float high);
   static uint32_t round2(BF16, float low, float high);
+  static float sqrt(float value);
+  static float exp2(float value);
   static int round_to_integer(float value);
 
  private:

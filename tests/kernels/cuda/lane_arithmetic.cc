@@ -65,6 +65,8 @@ uint32_t Lane::round2(F16, float low, float high) {
 uint32_t Lane::round2(BF16, float low, float high) {
   return pair(float_to_bf16(low), float_to_bf16(high));
 }
+float Lane::sqrt(float value) { return std::sqrt(value); }
+float Lane::exp2(float value) { return std::exp2(value); }
 int Lane::round_to_integer(float value) { return static_cast<int>(std::nearbyint(value)); }
 
 }  // namespace nibble
