@@ -11,7 +11,7 @@
 
 #include "formats/checkpoint.h"
 #include "formats/json.h"
-#include "quantizers/solvers/solver.h"
+#include "quantizers/solvers/solvers.h"
 #include "src/cli/arguments.h"
 #include "src/cli/calibration_options.h"
 #include "src/cli/command.h"
