@@ -33,17 +33,6 @@ Vector load_vector(const Checkpoint& checkpoint, const std::string& tensor) {
   return ConstVectorMap(values.data(), std::ssize(values));
 }
 
-NormWeights load_norm(const Checkpoint& checkpoint, const ModelLayout& layout,
-                      const std::string& module) {
-  NormWeights norm;
-  if (module.empty()) return norm;
-  norm.weight = load_vector(checkpoint, module + ".weight");
-  if (layout.config.architecture->norm == Norm::kLayer) {
-    norm.bias = load_vector(checkpoint, module + ".bias");
-  }
-  return norm;
-}
-
 Linear load_linear(const Checkpoint& checkpoint, const ModelLayout& layout,
                    const LinearModule& module, bool simulate_activations) {
   Linear linear;
@@ -82,21 +71,23 @@ class EmbeddingRows {
   size_t row_bytes_;
 };
 
-void check_ids(std::span<const int32_t> ids, const Config& config) {
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= 0 && ids[i] < config.vocabulary_size) continue;
-    throw Error("token " + std::to_string(i), "id " + std::to_string(ids[i]) +
-                                                  " is outside the vocabulary of " +
-                                                  std::to_string(config.vocabulary_size));
-  }
-}
-
 int64_t bytes_of(const Linear& linear) {
   return std::ssize(linear.dense.values.bytes()) + (linear.packed ? linear.packed->bytes() : 0) +
          (linear.int8 ? linear.int8->bytes() : 0);
 }
 
 }  // namespace
+
+NormWeights load_norm(const Checkpoint& checkpoint, const ModelLayout& layout,
+                      const std::string& module) {
+  NormWeights norm;
+  if (module.empty()) return norm;
+  norm.weight = load_vector(checkpoint, module + ".weight");
+  if (layout.config.architecture->norm == Norm::kLayer) {
+    norm.bias = load_vector(checkpoint, module + ".bias");
+  }
+  return norm;
+}
 
 int64_t Block::bytes() const {
   int64_t sum = bytes_of(attention_output) + bytes_of(down);
@@ -143,14 +134,24 @@ Model::Model(std::shared_ptr<const Checkpoint> checkpoint, ModelOptions options)
       layout_(read_layout(*checkpoint_)),
       workspace_(std::make_unique<Workspace>()) {}
 
-Matrix Model::embed(std::span<const int32_t> ids, const Batch& batch,
-                    int64_t first_position) const {
-  check_ids(ids, config());
+void Model::check_batch(std::span<const int32_t> ids, const Batch& batch,
+                        int64_t first_position) const {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < config().vocabulary_size) continue;
+    throw Error("token " + std::to_string(i), "id " + std::to_string(ids[i]) +
+                                                  " is outside the vocabulary of " +
+                                                  std::to_string(config().vocabulary_size));
+  }
   if (first_position + batch.window > config().context) {
     throw Error("position " + std::to_string(first_position + batch.window - 1),
                 "the model's context has " + std::to_string(config().context) + " positions",
                 "a shorter sequence");
   }
+}
+
+Matrix Model::embed(std::span<const int32_t> ids, const Batch& batch,
+                    int64_t first_position) const {
+  check_batch(ids, batch, first_position);
   const auto hidden = static_cast<size_t>(config().hidden_size);
   Matrix x(std::ssize(ids), config().hidden_size);
   const EmbeddingRows tokens(*checkpoint_, layout_.embedding);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "formats/checkpoint.h"
@@ -54,6 +55,10 @@ struct NormWeights {
   Vector bias;    // [n], or empty
 };
 
+// module: a name of ModelLayout; an empty one has no weights.
+NormWeights load_norm(const Checkpoint& checkpoint, const ModelLayout& layout,
+                      const std::string& module);
+
 struct Block {
   NormWeights attention_norm, mlp_norm, query_norm, key_norm;
   std::vector<Linear> attention;  // q, k, v in any stacking
@@ -91,6 +96,9 @@ class Model {
   const ModelLayout& layout() const { return layout_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
 
+  // Throws Error for ids outside the vocabulary and windows that pass the end of the context.
+  void check_batch(std::span<const int32_t> ids, const Batch& batch,
+                   int64_t first_position = 0) const;
   // Token (and learned position) embeddings, ids [windows * window] -> [T, hidden_size].
   // first_position: of the first token of each window.
   Matrix embed(std::span<const int32_t> ids, const Batch& batch, int64_t first_position = 0) const;
