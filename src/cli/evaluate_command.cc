@@ -11,8 +11,10 @@
 #include "src/cli/option_checks.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
+#include "src/pipeline/device_name.h"
 #include "src/pipeline/evaluate.h"
 #include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -24,6 +26,8 @@ struct EvaluateArguments {
   EvaluateOptions options;
   std::string protocol = "hf";
   std::string ids_dtype = "u16";
+  std::string device = "cpu";
+  std::string max_vram;
   std::optional<double> max_perplexity;
   std::string max_perplexity_increase;
   std::optional<double> max_kl;
@@ -69,12 +73,25 @@ void check_gates(const EvaluateArguments& typed) {
               "compares with a reference, and none is given", "add --reference MODEL");
 }
 
+void read_device(EvaluateArguments& typed) {
+  EvaluateOptions& options = typed.options;
+  options.device = device_from_name(typed.device);
+  if (!typed.max_vram.empty()) options.max_vram = parse_size(typed.max_vram, "--max-vram");
+  if (options.device == Device::kCpu && !typed.max_vram.empty()) {
+    throw Error("--max-vram", "is of a GPU, and none is used", "add --device cuda");
+  }
+  if (options.device == Device::kCuda && options.simulate_activations) {
+    throw Error("--simulate-activations", "is not computed on a GPU", "add --device cpu");
+  }
+}
+
 Json to_json(const EvaluateArguments& typed, const EvaluateResult& result,
              const std::vector<Gate>& gates) {
   Json json;
   json["model"] = typed.model;
   json["dataset"] = typed.options.dataset.string();
   json["protocol"] = protocol_name(typed.options.protocol);
+  json["device"] = device_name(typed.options.device);
   json["seq_len"] = result.seq_len;
   json["windows"] = result.windows;
   json["tokens"] = result.tokens;
@@ -114,14 +131,15 @@ void print_result(const EvaluateOptions& options, const EvaluateResult& result) 
           format_number(100 * c.top1_agreement, 2) + " %");
   }
   const double rate = static_cast<double>(result.windows * result.seq_len) / result.seconds;
-  print(format_seconds(result.seconds) + ", " + format_number(rate, 0) + " tokens/s, peak memory " +
-        format_bytes(result.peak_ram_bytes));
+  print(std::string(device_name(options.device)) + ", " + format_seconds(result.seconds) + ", " +
+        format_number(rate, 0) + " tokens/s, peak memory " + format_bytes(result.peak_ram_bytes));
 }
 
 int run(EvaluateArguments& typed, const CommandLine& line) {
   typed.options.protocol = protocol_from_name(typed.protocol);
   typed.options.dataset_options.ids_dtype = parse_integer_type(typed.ids_dtype, "--ids-dtype");
   check_gates(typed);
+  read_device(typed);
   const auto open = [](const std::string& model) {
     return std::make_shared<const Checkpoint>(open_checkpoint(model));
   };
@@ -164,6 +182,9 @@ void declare_evaluate(CLI::App& command, CommandLine& line) {
       ->check(CLI::PositiveNumber);
   command.add_flag("--simulate-activations", options.simulate_activations,
                    "quantized activations in float, to compare with the integers");
+  command.add_option("--device", typed->device, "auto, cpu or cuda")->capture_default_str();
+  command.add_option("--max-vram", typed->max_vram,
+                     "GPU memory to use, such as 20G (default: nearly all that is free)");
   command.add_option("--limit", options.limit, "only the first ids of the text")
       ->check(CLI::PositiveNumber);
   command.add_option("--protocol", typed->protocol, "hf or llama.cpp")->capture_default_str();

@@ -16,6 +16,7 @@
 #include "calibration/dataset.h"
 #include "formats/checkpoint.h"
 #include "kernels/divergence.h"
+#include "src/model/gpu_scores.h"
 #include "src/model/model.h"
 #include "src/model/tokenizer.h"
 #include "src/pipeline/divergence.h"
@@ -24,6 +25,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -66,26 +68,26 @@ struct Moments {
   }
 };
 
-// One model on its way through a batch.
+// One model on its way through a batch, on the CPU.
 class Stream {
  public:
-  explicit Stream(std::shared_ptr<const Checkpoint> checkpoint, ModelOptions options = {})
-      : model_(std::move(checkpoint), options), head_(model_.load_head()) {}
+  explicit Stream(std::shared_ptr<const Model> model)
+      : model_(std::move(model)), head_(model_->load_head()) {}
 
-  const Model& model() const { return model_; }
+  const Model& model() const { return *model_; }
   const Model::Head& head() const { return head_; }
 
   // The last block's output for these windows.
   Matrix run(std::span<const int32_t> ids, const Batch& batch) {
-    Matrix x = model_.embed(ids, batch);
-    for (int64_t i = 0; i < model_.config().layers; ++i) {
+    Matrix x = model_->embed(ids, batch);
+    for (int64_t i = 0; i < model_->config().layers; ++i) {
       const auto resident = static_cast<size_t>(i);
       if (resident < blocks_.size()) {
-        model_.forward(blocks_[resident], batch, x);
+        model_->forward(blocks_[resident], batch, x);
         continue;
       }
-      Block block = model_.load_block(i);
-      model_.forward(block, batch, x);
+      Block block = model_->load_block(i);
+      model_->forward(block, batch, x);
       if (resident == blocks_.size() && block_bytes_ + block.bytes() <= kResidentBytes) {
         block_bytes_ += block.bytes();
         blocks_.push_back(std::move(block));
@@ -95,11 +97,33 @@ class Stream {
   }
 
  private:
-  Model model_;
+  std::shared_ptr<const Model> model_;
   Model::Head head_;
   std::vector<Block> blocks_;  // the first ones
   int64_t block_bytes_ = 0;
 };
+
+// What gpu_scores gives, on the CPU.
+ScoreTokens cpu_scores(const std::shared_ptr<const Model>& model,
+                       const std::shared_ptr<const Model>& reference) {
+  const auto stream = std::make_shared<Stream>(model);
+  const auto other = reference ? std::make_shared<Stream>(reference) : nullptr;
+  return [stream, other](std::span<const int32_t> ids, const Batch& batch,
+                         std::span<const int32_t> targets) {
+    const Matrix x = stream->run(ids, batch);
+    if (other) {
+      const Matrix reference_x = other->run(ids, batch);
+      return compare_logits(stream->model(), stream->head(), x, other->model(), other->head(),
+                            reference_x, targets);
+    }
+    const std::vector<double> losses = stream->model().cross_entropy(stream->head(), x, targets);
+    std::vector<TokenDivergence> tokens;
+    for (size_t i = 0; i < losses.size(); ++i) {
+      if (targets[i] >= 0) tokens.push_back({.nll = losses[i]});
+    }
+    return tokens;
+  };
+}
 
 // The ids and targets of windows [first, first + count).
 struct WindowBatch {
@@ -175,14 +199,6 @@ int64_t stride_of(const EvaluateOptions& options, int64_t seq_len) {
                               " is not usable: 1 to the window's length, with --protocol hf");
 }
 
-void score(const Stream& stream, const WindowBatch& windows, const Matrix& x, Moments& nll) {
-  const std::vector<double> losses =
-      stream.model().cross_entropy(stream.head(), x, windows.targets);
-  for (size_t i = 0; i < losses.size(); ++i) {
-    if (windows.targets[i] >= 0) nll.add(losses[i]);
-  }
-}
-
 void check_finite(double nll, const Checkpoint& checkpoint) {
   if (std::isfinite(nll)) return;
   throw Error(checkpoint.folder().string(), "the loss is not a number",
@@ -234,37 +250,33 @@ EvaluateResult evaluate(std::shared_ptr<const Checkpoint> checkpoint,
                         std::shared_ptr<const Checkpoint> reference, const EvaluateOptions& options,
                         const Progress& progress) {
   MemoryMeter memory;
-  Stream stream(checkpoint, {.simulate_activations = options.simulate_activations});
-  std::optional<Stream> reference_stream;
+  const auto model = std::make_shared<const Model>(
+      checkpoint, ModelOptions{.simulate_activations = options.simulate_activations});
+  std::shared_ptr<const Model> reference_model;
   if (reference) {
-    reference_stream.emplace(reference);
-    check_vocabularies(stream.model().config(), reference_stream->model().config());
+    reference_model = std::make_shared<const Model>(reference);
+    check_vocabularies(model->config(), reference_model->config());
   }
-  const TokenStream text = read_stream(options, *checkpoint, stream.model().config());
-  const int64_t seq_len = resolve_seq_len(options, stream.model().config());
+  const TokenStream text = read_stream(options, *checkpoint, model->config());
+  const int64_t seq_len = resolve_seq_len(options, model->config());
   const Windows windows = make_windows(options.protocol, static_cast<int64_t>(text.ids.size()),
                                        seq_len, stride_of(options, seq_len), text.adds_bos);
+  const int64_t per_batch = std::max<int64_t>(1, kBatchTokens / seq_len);
+  const ScoreTokens score =
+      options.device == Device::kCuda
+          ? gpu_scores(model, reference_model, per_batch * seq_len, options.max_vram)
+          : cpu_scores(model, reference_model);
 
   const Stopwatch watch;
   const auto total = static_cast<int64_t>(windows.starts.size());
-  const int64_t per_batch = std::max<int64_t>(1, kBatchTokens / seq_len);
   Moments nll;
   DivergenceSums divergence;
   for (int64_t first = 0; first < total; first += per_batch) {
     const WindowBatch batch =
         take(text.ids, windows, first, std::min(per_batch, total - first), text.bos);
-    const Matrix x = stream.run(batch.ids, batch.batch);
-    if (reference_stream) {
-      const Matrix reference_x = reference_stream->run(batch.ids, batch.batch);
-      const std::vector<TokenDivergence> tokens =
-          compare_logits(stream.model(), stream.head(), x, reference_stream->model(),
-                         reference_stream->head(), reference_x, batch.targets);
-      for (const TokenDivergence& token : tokens) {
-        nll.add(token.nll);
-        divergence.add(token);
-      }
-    } else {
-      score(stream, batch, x, nll);
+    for (const TokenDivergence& token : score(batch.ids, batch.batch, batch.targets)) {
+      nll.add(token.nll);
+      if (reference) divergence.add(token);
     }
     if (progress) {
       const int64_t done = std::min(first + per_batch, total);
@@ -281,7 +293,7 @@ EvaluateResult evaluate(std::shared_ptr<const Checkpoint> checkpoint,
   check_finite(result.nll, *checkpoint);
   result.perplexity = std::exp(result.nll);
   result.perplexity_stderr = result.perplexity * nll.standard_error();
-  if (reference_stream) {
+  if (reference) {
     EvaluateResult::Comparison comparison = divergence.summary();
     check_finite(comparison.reference_nll, *reference);
     result.comparison = comparison;

@@ -14,6 +14,7 @@
 #include "calibration/dataset.h"
 #include "formats/checkpoint.h"
 #include "src/pipeline/progress.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 
@@ -33,6 +34,8 @@ struct EvaluateOptions {
   int64_t stride = 0;   // between windows; 0: seq_len. Each token is scored once
   int64_t limit = 0;    // first ids of the text; 0: all
   bool simulate_activations = false;  // quantized activations in float instead of integers
+  Device device = Device::kCpu;
+  int64_t max_vram = 0;  // bytes of a GPU's memory; 0: nearly all that is free
 };
 
 // Windows of equal length, and in each the first target that is scored.
@@ -67,7 +70,8 @@ struct EvaluateResult {
   std::optional<Comparison> comparison;
 };
 
-// reference may be null. Throws Error for a dataset, a vocabulary or a context that does not fit.
+// reference may be null. Throws Error for a dataset, a vocabulary or a context that does not fit,
+// and for a GPU that is not there or cannot run a model.
 EvaluateResult evaluate(std::shared_ptr<const Checkpoint> checkpoint,
                         std::shared_ptr<const Checkpoint> reference, const EvaluateOptions& options,
                         const Progress& progress);
