@@ -51,7 +51,7 @@ int tile_tokens(int64_t M, bool integers) {
   return best;
 }
 
-KernelChoice choose(const LinearProblem& p) {
+KernelChoice choose(const LinearShape& p) {
   KernelChoice choice{.kind = p.kind, .tokens = tile_tokens(p.M, takes_integers(p.kind))};
   if (takes_integers(p.kind) || choice.tokens > kMostFewTokens) return choice;
   switch (p.kind) {
@@ -74,7 +74,7 @@ int64_t slab_rows(int64_t N, int64_t K) {
   return divide_up(divide_up(N, divide_up(N, most)), kPaddedRows) * kPaddedRows;
 }
 
-std::string describe_slabs(const LinearProblem& p, const LinearPlan& plan) {
+std::string describe_slabs(const LinearShape& p, const LinearPlan& plan) {
   char text[128];
   std::snprintf(text, sizeof text, "%lld slabs of %lld rows in 16 bits, %.1f MB, dense products",
                 static_cast<long long>(divide_up(p.N, plan.slab_rows)),
@@ -100,7 +100,7 @@ const char* name_of(FragmentKind kind) {
 
 }  // namespace
 
-LinearPlan plan_linear(const LinearProblem& p, const DeviceLimits& device) {
+LinearPlan plan_linear(const LinearShape& p, const DeviceLimits& device) {
   const auto where = [&] {
     return std::to_string(p.M) + " x " + std::to_string(p.N) + " x " + std::to_string(p.K);
   };
@@ -140,7 +140,7 @@ LinearPlan plan_linear(const LinearProblem& p, const DeviceLimits& device) {
   return plan;
 }
 
-std::string to_string(const LinearProblem& p, const LinearPlan& plan) {
+std::string to_string(const LinearShape& p, const LinearPlan& plan) {
   char problem[96];
   std::snprintf(problem, sizeof problem, "%s %lldx%lldx%lld g%lld: ", name_of(p.kind),
                 static_cast<long long>(p.M), static_cast<long long>(p.N),

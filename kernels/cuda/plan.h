@@ -17,7 +17,7 @@ struct DeviceLimits {
   int block_shared_bytes = 227 << 10;  // at most for a block
 };
 
-struct LinearProblem {
+struct LinearShape {
   FragmentKind kind = FragmentKind::kInt4;
   int64_t M = 1, N = 0, K = 0;
   int64_t group = 0;  // columns that share parameters; padded K for one group
@@ -43,9 +43,9 @@ constexpr int64_t slab_stride(int64_t K) { return (K + 7) / 8 * 8; }
 inline constexpr int64_t kMostSlabBytes = int64_t{128} << 20;
 
 // Throws Error if there is no such product: fewer than one token, row or column, or 2^31 units.
-LinearPlan plan_linear(const LinearProblem& problem, const DeviceLimits& device);
+LinearPlan plan_linear(const LinearShape& problem, const DeviceLimits& device);
 
 // "int4 8x4096x4096 g128: few tokens 8, 264 blocks of 256, 7.8 units each, 48 KB shared, ..."
-std::string to_string(const LinearProblem& problem, const LinearPlan& plan);
+std::string to_string(const LinearShape& problem, const LinearPlan& plan);
 
 }  // namespace nibble

@@ -60,7 +60,7 @@ TEST(LinearPlan, CoversTheProductWithinTheDevice) {
     for (const FragmentKind kind : kKinds) {
       for (const int64_t M : {1, 8, 9, 16, 17, 33, 64, 100, 511}) {
         for (const int64_t N : {1, 64, 4096, 28672}) {
-          const LinearProblem problem = {kind, M, N, 8192, 128};
+          const LinearShape problem = {kind, M, N, 8192, 128};
           const LinearPlan plan = plan_linear(problem, device);
           SCOPED_TRACE(to_string(problem, plan));
           EXPECT_GE(plan.work.blocks, 1);
@@ -128,12 +128,12 @@ TEST(LinearPlan, SlabsAreWholeTilesEquallyLargeAndBounded) {
 }
 
 TEST(LinearPlan, ReadsAsOneLine) {
-  const LinearProblem problem = {FragmentKind::kInt4, 1, 4096, 4096, 128};
+  const LinearShape problem = {FragmentKind::kInt4, 1, 4096, 4096, 128};
   EXPECT_EQ(
       to_string(problem, plan_linear(problem, {})),
       "int4 1x4096x4096 g128: tiles of 8 tokens, 264 blocks of 256 threads, 7.8 of 2048 units "
       "each, 48.0 KB shared, 1056.0 KB of partial sums");
-  const LinearProblem many = {FragmentKind::kInt4, 2048, 28672, 8192, 128};
+  const LinearShape many = {FragmentKind::kInt4, 2048, 28672, 8192, 128};
   EXPECT_EQ(to_string(many, plan_linear(many, {})),
             "int4 2048x28672x8192 g128: 4 slabs of 7168 rows in 16 bits, 117.4 MB, dense products");
 }
