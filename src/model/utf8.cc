@@ -1,5 +1,6 @@
 #include "src/model/utf8.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -63,7 +64,7 @@ size_t utf8_length(char first_byte) {
 }
 
 char32_t next_character(std::string_view text, size_t& position) {
-  const size_t length = utf8_length(text[position]);
+  const size_t length = std::min(utf8_length(text[position]), text.size() - position);
   const auto lead = static_cast<unsigned char>(text[position]);
   char32_t character = length == 1 ? lead : lead & (0x7Fu >> length);
   for (size_t i = 1; i < length; ++i) {

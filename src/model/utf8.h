@@ -13,7 +13,8 @@ namespace nibble {
 // cannot), or nothing.
 std::optional<size_t> first_invalid_utf8(std::string_view bytes);
 
-// The character at `position`, which moves behind it. text is valid UTF-8, position < size.
+// The character at `position`, which moves behind it. text is valid UTF-8, position < size; of one
+// that a foreign file cut off at the end, what is there.
 char32_t next_character(std::string_view text, size_t& position);
 // Bytes of the character that starts with this byte in valid UTF-8.
 size_t utf8_length(char first_byte);

@@ -43,6 +43,14 @@ TEST(Utf8, EveryCharacterIsWrittenAndReadBack) {
   }
 }
 
+TEST(Utf8, ACharacterCutOffEndsWithItsText) {
+  for (const std::string text : {"\xC3", "\xE2\x82", "\xF0\x9F\x98"}) {
+    size_t position = 0;
+    next_character(text, position);
+    EXPECT_EQ(position, text.size());
+  }
+}
+
 TEST(ByteLetters, SpellEveryByte) {
   std::string bytes;
   for (int byte = 0; byte < 256; ++byte) bytes.push_back(static_cast<char>(byte));
