@@ -10,8 +10,8 @@ namespace nibble {
 // The folder named by NIBBLE_TEST_DATA, or an empty path: then the test must GTEST_SKIP.
 std::filesystem::path test_data();
 
-// tests/data in the repository, or the folder named by NIBBLE_OWN_TEST_DATA: where tests were packed
-// for another machine.
+// tests/data in the repository, or the folder named by NIBBLE_OWN_TEST_DATA: where tests were
+// packed for another machine.
 std::filesystem::path own_test_data();
 
 // A fresh folder, removed by the destructor.

@@ -1,5 +1,3 @@
-#include "kernels/cuda/gpu_device.h"
-
 #include <cuda_runtime.h>
 
 #include <cstddef>
@@ -7,6 +5,7 @@
 #include <string>
 
 #include "kernels/cuda/device_linear.h"
+#include "kernels/cuda/gpu_device.h"
 #include "kernels/cuda/launch.cuh"
 #include "src/tensor/error.h"
 
