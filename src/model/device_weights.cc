@@ -13,6 +13,7 @@
 #include "src/architecture/architecture.h"
 #include "src/model/config.h"
 #include "src/model/layout.h"
+#include "src/model/make_block.h"
 #include "src/model/model.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
@@ -123,34 +124,9 @@ void check_device_sizes(const Config& config, const std::string& where) {
 }
 
 BlockWeights load_block_weights(const Model& model, int64_t index, Dtype type) {
-  const ModelLayout& layout = model.layout();
-  const ModelLayout::BlockNorms& norms = layout.norms.at(static_cast<size_t>(index));
-  BlockWeights block;
-  block.attention_norm = load_norm(model.checkpoint(), layout, norms.attention);
-  block.mlp_norm = load_norm(model.checkpoint(), layout, norms.mlp);
-  block.query_norm = load_norm(model.checkpoint(), layout, norms.query);
-  block.key_norm = load_norm(model.checkpoint(), layout, norms.key);
-  for (const LinearModule& module : layout.linears) {
-    if (module.block != index) continue;
-    LinearWeights linear = load_linear_weights(model, module, type);
-    switch (module.input) {
-      case InputGroup::kAttention:
-        block.attention.push_back(std::move(linear));
-        break;
-      case InputGroup::kAttentionOutput:
-        block.attention_output = std::move(linear);
-        break;
-      case InputGroup::kMlp:
-        block.mlp.push_back(std::move(linear));
-        break;
-      case InputGroup::kMlpDown:
-        block.down = std::move(linear);
-        break;
-      case InputGroup::kOutputHead:
-        break;
-    }
-  }
-  return block;
+  return make_block<BlockWeights>(
+      model.checkpoint(), model.layout(), index,
+      [&](const LinearModule& module) { return load_linear_weights(model, module, type); });
 }
 
 LinearWeights load_head_weights(const Model& model, Dtype type) {

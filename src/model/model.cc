@@ -18,6 +18,7 @@
 #include "src/architecture/architecture.h"
 #include "src/model/layers.h"
 #include "src/model/layout.h"
+#include "src/model/make_block.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
@@ -167,33 +168,9 @@ Matrix Model::embed(std::span<const int32_t> ids, const Batch& batch,
 }
 
 Block Model::load_block(int64_t index) const {
-  Block block;
-  const ModelLayout::BlockNorms& norms = layout_.norms.at(index);
-  block.attention_norm = load_norm(*checkpoint_, layout_, norms.attention);
-  block.mlp_norm = load_norm(*checkpoint_, layout_, norms.mlp);
-  block.query_norm = load_norm(*checkpoint_, layout_, norms.query);
-  block.key_norm = load_norm(*checkpoint_, layout_, norms.key);
-  for (const LinearModule& module : layout_.linears) {
-    if (module.block != index) continue;
-    Linear linear = load_linear(*checkpoint_, layout_, module, options_.simulate_activations);
-    switch (module.input) {
-      case InputGroup::kAttention:
-        block.attention.push_back(std::move(linear));
-        break;
-      case InputGroup::kAttentionOutput:
-        block.attention_output = std::move(linear);
-        break;
-      case InputGroup::kMlp:
-        block.mlp.push_back(std::move(linear));
-        break;
-      case InputGroup::kMlpDown:
-        block.down = std::move(linear);
-        break;
-      case InputGroup::kOutputHead:
-        break;
-    }
-  }
-  return block;
+  return make_block<Block>(*checkpoint_, layout_, index, [this](const LinearModule& module) {
+    return load_linear(*checkpoint_, layout_, module, options_.simulate_activations);
+  });
 }
 
 Model::Head Model::load_head() const {
