@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/fixed_matmul.h"
 #include "kernels/row_paths.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
@@ -111,13 +112,14 @@ void multiply(ConstMatrixRef x, const PanelMatrix& w, int64_t first, int64_t las
     edge.setZero(y.rows(), kPanelWidth);
     if (accumulate == Accumulate::kYes) edge.leftCols(rest) = y.rightCols(rest);
   }
+  const float* weights = w.values.values<float>().data();
   Rows rows(x);
   for (int64_t k = 0; k < w.K; k += kDepth) {
     const int64_t depth = std::min(kDepth, w.K - k);
     rows.select(k, depth);
     for (int64_t panel = first; panel < last; ++panel) {
       const bool whole = panel - first < whole_panels;
-      const float* b = w.panel(panel) + k * kPanelWidth;
+      const float* b = weights + (panel * w.K + k) * kPanelWidth;
       path.multiply_tile({.a = rows.data(),
                           .a_stride = rows.stride(),
                           .b = b,
@@ -136,6 +138,7 @@ void multiply_all(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixR
                   Accumulate accumulate) {
   assert(x.cols() == w.K && x.rows() == y.rows() && first % kPanelWidth == 0);
   assert(first + y.cols() <= w.N);
+  if (w.is_fixed()) return multiply_fixed(x, w, first, y, accumulate);
   const int64_t first_panel = first / kPanelWidth;
   const int64_t count = panels(y.cols());
   if (omp_in_parallel()) {
@@ -158,13 +161,15 @@ void multiply_all(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixR
 
 }  // namespace
 
-const float* PanelMatrix::panel(int64_t index) const {
-  return values.values<float>().data() + index * kPanelWidth * K;
-}
-
-PanelMatrix make_panels(const TensorView& w, bool transposed) {
-  PanelMatrix result{
-      .N = w.shape[transposed ? 1 : 0], .K = w.shape[transposed ? 0 : 1], .values = {}};
+PanelMatrix make_panels(const TensorView& w, bool transposed, Products products) {
+  PanelMatrix result;
+  result.N = w.shape[transposed ? 1 : 0];
+  result.K = w.shape[transposed ? 0 : 1];
+  if (products == Products::kFixed) {
+    return make_fixed_panels(
+        result.N, result.K, transposed,
+        [&](int64_t row, std::span<float> values) { to_float(row_of(w, row), values); });
+  }
   result.values = Tensor::allocate(Dtype::kF32, {panels(result.N), result.K, kPanelWidth});
   const std::span<float> out = result.values.mutable_values<float>();
   if (transposed) {
@@ -175,11 +180,12 @@ PanelMatrix make_panels(const TensorView& w, bool transposed) {
   return result;
 }
 
-PanelMatrix make_panels(const Matrix& w) {
+PanelMatrix make_panels(const Matrix& w, Products products) {
   return make_panels({.dtype = Dtype::kF32,
                       .shape = {w.rows(), w.cols()},
                       .bytes = std::as_bytes(std::span(w.data(), static_cast<size_t>(w.size()))),
-                      .device = Device::kCpu});
+                      .device = Device::kCpu},
+                     false, products);
 }
 
 void matmul(ConstMatrixRef x, const PanelMatrix& w, MatrixRef y, Accumulate accumulate) {

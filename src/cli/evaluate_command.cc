@@ -6,6 +6,7 @@
 
 #include "formats/checkpoint.h"
 #include "formats/json.h"
+#include "kernels/matmul.h"
 #include "src/cli/arguments.h"
 #include "src/cli/command.h"
 #include "src/cli/option_checks.h"
@@ -26,6 +27,7 @@ struct EvaluateArguments {
   EvaluateOptions options;
   std::string protocol = "hf";
   std::string ids_dtype = "u16";
+  std::string products = "auto";
   std::string device = "cpu";
   std::string max_vram;
   std::optional<double> max_perplexity;
@@ -83,6 +85,10 @@ void read_device(EvaluateArguments& typed) {
   if (options.device == Device::kCuda && options.simulate_activations) {
     throw Error("--simulate-activations", "is not computed on a GPU", "add --device cpu");
   }
+  if (options.device == Device::kCuda && typed.products != "auto") {
+    throw Error("--products", "is of the CPU's products, and a GPU is used", "add --device cpu");
+  }
+  options.products = products_from_name(typed.products);
 }
 
 Json to_json(const EvaluateArguments& typed, const EvaluateResult& result,
@@ -92,6 +98,9 @@ Json to_json(const EvaluateArguments& typed, const EvaluateResult& result,
   json["dataset"] = typed.options.dataset.string();
   json["protocol"] = protocol_name(typed.options.protocol);
   json["device"] = device_name(typed.options.device);
+  if (typed.options.device == Device::kCpu) {
+    json["products"] = products_name(typed.options.products);
+  }
   json["seq_len"] = result.seq_len;
   json["windows"] = result.windows;
   json["tokens"] = result.tokens;
@@ -131,8 +140,11 @@ void print_result(const EvaluateOptions& options, const EvaluateResult& result) 
           format_number(100 * c.top1_agreement, 2) + " %");
   }
   const double rate = static_cast<double>(result.windows * result.seq_len) / result.seconds;
-  print(std::string(device_name(options.device)) + ", " + format_seconds(result.seconds) + ", " +
-        format_number(rate, 0) + " tokens/s, peak memory " + format_bytes(result.peak_ram_bytes));
+  const bool is_fixed = options.device == Device::kCpu && options.products == Products::kFixed;
+  print(std::string(device_name(options.device)) +
+        (is_fixed ? ", products in 16-bit fixed point, " : ", ") + format_seconds(result.seconds) +
+        ", " + format_number(rate, 0) + " tokens/s, peak memory " +
+        format_bytes(result.peak_ram_bytes));
 }
 
 int run(EvaluateArguments& typed, const CommandLine& line) {
@@ -182,6 +194,12 @@ void declare_evaluate(CLI::App& command, CommandLine& line) {
       ->check(CLI::PositiveNumber);
   command.add_flag("--simulate-activations", options.simulate_activations,
                    "quantized activations in float, to compare with the integers");
+  command
+      .add_option(
+          "--products", typed->products,
+          "of dense weights on the CPU: float, 16-bit fixed point (fixed), or auto, which is "
+          "fixed where the CPU has VNNI (nll off by about 1e-6)")
+      ->capture_default_str();
   command.add_option("--device", typed->device, "auto, cpu or cuda")->capture_default_str();
   command.add_option("--max-vram", typed->max_vram,
                      "GPU memory to use, such as 20G (default: nearly all that is free)");

@@ -35,17 +35,18 @@ Vector load_vector(const Checkpoint& checkpoint, const std::string& tensor) {
 }
 
 Linear load_linear(const Checkpoint& checkpoint, const ModelLayout& layout,
-                   const LinearModule& module, bool simulate_activations) {
+                   const LinearModule& module, ModelOptions options) {
   Linear linear;
   linear.roles = module.roles;
   linear.N = module.N;
   linear.K = module.K;
   if (module.quantized_tensors.empty()) {
-    linear.dense = make_panels(checkpoint.tensor(module.weight).view(), module.transposed);
+    linear.dense =
+        make_panels(checkpoint.tensor(module.weight).view(), module.transposed, options.products);
     checkpoint.release(module.weight);
   } else {
     const QuantizedLinear q = layout.format->decode(checkpoint, module.name, module.N, module.K);
-    set_weights(linear, q, simulate_activations);
+    set_weights(linear, q, options);
     for (const std::string& tensor : module.quantized_tensors) checkpoint.release(tensor);
   }
   if (!module.bias.empty()) linear.bias = load_vector(checkpoint, module.bias);
@@ -73,7 +74,7 @@ class EmbeddingRows {
 };
 
 int64_t bytes_of(const Linear& linear) {
-  return std::ssize(linear.dense.values.bytes()) + (linear.packed ? linear.packed->bytes() : 0) +
+  return linear.dense.bytes() + (linear.packed ? linear.packed->bytes() : 0) +
          (linear.int8 ? linear.int8->bytes() : 0);
 }
 
@@ -104,14 +105,14 @@ void set_weights(Linear& linear, PanelMatrix dense) {
   linear.simulated.reset();
 }
 
-void set_weights(Linear& linear, const QuantizedLinear& q, bool simulate_activations) {
+void set_weights(Linear& linear, const QuantizedLinear& q, ModelOptions options) {
   set_weights(linear, PanelMatrix{});
   const std::optional<ActivationScheme>& activations = q.scheme.activations;
   if (!activations || activations->is_float) {
     if (can_pack(q)) {
       linear.packed = std::make_unique<PackedLinear>(pack(q));
     } else {
-      linear.dense = make_panels(dequantize(q));
+      linear.dense = make_panels(dequantize(q), options.products);
     }
     if (!activations) return;
     linear.simulated = {.scheme = *activations};
@@ -120,13 +121,13 @@ void set_weights(Linear& linear, const QuantizedLinear& q, bool simulate_activat
   }
   if (!can_run_int8(q)) throw Error("", describe(q.scheme), "is not run yet");
   Int8Linear int8 = make_int8(q);
-  if (!simulate_activations) {
+  if (!options.simulate_activations) {
     linear.int8 = std::make_unique<Int8Linear>(std::move(int8));
     return;
   }
   linear.simulated = {
       .scheme = int8.activations, .scale = int8.input_scale, .zero = int8.input_zero};
-  linear.dense = make_panels(dequantize(q));
+  linear.dense = make_panels(dequantize(q), options.products);
 }
 
 Model::Model(std::shared_ptr<const Checkpoint> checkpoint, ModelOptions options)
@@ -169,15 +170,14 @@ Matrix Model::embed(std::span<const int32_t> ids, const Batch& batch,
 
 Block Model::load_block(int64_t index) const {
   return make_block<Block>(*checkpoint_, layout_, index, [this](const LinearModule& module) {
-    return load_linear(*checkpoint_, layout_, module, options_.simulate_activations);
+    return load_linear(*checkpoint_, layout_, module, options_);
   });
 }
 
 Model::Head Model::load_head() const {
   Head head{load_norm(*checkpoint_, layout_, layout_.final_norm), {}};
   if (layout_.head) {
-    head.linear = load_linear(*checkpoint_, layout_, layout_.linears[*layout_.head],
-                              options_.simulate_activations);
+    head.linear = load_linear(*checkpoint_, layout_, layout_.linears[*layout_.head], options_);
     return head;
   }
   LinearModule tied;
@@ -185,7 +185,7 @@ Model::Head Model::load_head() const {
   tied.N = config().vocabulary_size;
   tied.K = config().hidden_size;
   tied.roles = {Role::kOutputHead};
-  head.linear = load_linear(*checkpoint_, layout_, tied, false);
+  head.linear = load_linear(*checkpoint_, layout_, tied, options_);
   return head;
 }
 

@@ -31,6 +31,11 @@ struct SimulatedInputs {
   int32_t zero = 0;   // likewise
 };
 
+struct ModelOptions {
+  bool simulate_activations = false;     // quantized activations in float instead of integers
+  Products products = Products::kFloat;  // of dense weights
+};
+
 // A linear layer ready to run: dense, packed or 8-bit integer weights, what happens to its inputs,
 // and its bias.
 struct Linear {
@@ -47,7 +52,7 @@ struct Linear {
 // Replaces the weights of a layer by those of q: 8-bit integers with quantized activations run as
 // such, or are simulated in float, as FP8 and FP4 activations always are; weights run packed where
 // they can. Throws Error for quantized activations of another kind.
-void set_weights(Linear& linear, const QuantizedLinear& q, bool simulate_activations);
+void set_weights(Linear& linear, const QuantizedLinear& q, ModelOptions options = {});
 void set_weights(Linear& linear, PanelMatrix dense);
 
 struct NormWeights {
@@ -81,10 +86,6 @@ struct KeyValueCache {
 struct Batch {
   int64_t windows = 1;
   int64_t window = 0;  // tokens
-};
-
-struct ModelOptions {
-  bool simulate_activations = false;  // quantized activations in float instead of integers
 };
 
 // Owns a workspace that forward() uses again: one forward pass at a time.

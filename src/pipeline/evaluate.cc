@@ -16,6 +16,7 @@
 #include "calibration/dataset.h"
 #include "formats/checkpoint.h"
 #include "kernels/divergence.h"
+#include "kernels/matmul.h"
 #include "src/model/gpu_scores.h"
 #include "src/model/model.h"
 #include "src/model/tokenizer.h"
@@ -218,6 +219,18 @@ Protocol protocol_from_name(const std::string& name) {
   throw Error("--protocol", "unknown protocol '" + name + "'", "known: hf, llama.cpp");
 }
 
+std::string_view products_name(Products products) {
+  return products == Products::kFixed ? "fixed" : "float";
+}
+
+Products products_from_name(const std::string& name) {
+  if (name == "auto") return has_fast_fixed_products() ? Products::kFixed : Products::kFloat;
+  for (const Products products : {Products::kFloat, Products::kFixed}) {
+    if (products_name(products) == name) return products;
+  }
+  throw Error("--products", "unknown arithmetic '" + name + "'", "known: auto, float, fixed");
+}
+
 Windows make_windows(Protocol protocol, int64_t ids, int64_t seq_len, int64_t stride,
                      bool bos_first) {
   const int64_t least = protocol == Protocol::kLlamaCpp ? 3 : 2;
@@ -251,10 +264,12 @@ EvaluateResult evaluate(std::shared_ptr<const Checkpoint> checkpoint,
                         const Progress& progress) {
   MemoryMeter memory;
   const auto model = std::make_shared<const Model>(
-      checkpoint, ModelOptions{.simulate_activations = options.simulate_activations});
+      checkpoint, ModelOptions{.simulate_activations = options.simulate_activations,
+                               .products = options.products});
   std::shared_ptr<const Model> reference_model;
   if (reference) {
-    reference_model = std::make_shared<const Model>(reference);
+    reference_model =
+        std::make_shared<const Model>(reference, ModelOptions{.products = options.products});
     check_vocabularies(model->config(), reference_model->config());
   }
   const TokenStream text = read_stream(options, *checkpoint, model->config());

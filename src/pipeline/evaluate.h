@@ -13,6 +13,7 @@
 
 #include "calibration/dataset.h"
 #include "formats/checkpoint.h"
+#include "kernels/matmul.h"
 #include "src/pipeline/progress.h"
 #include "src/tensor/tensor.h"
 
@@ -26,6 +27,10 @@ std::string_view protocol_name(Protocol protocol);
 // Throws Error with the known names.
 Protocol protocol_from_name(const std::string& name);
 
+std::string_view products_name(Products products);  // "float", "fixed"
+// Also "auto": fixed point where that is faster. Throws Error for other names.
+Products products_from_name(const std::string& name);
+
 struct EvaluateOptions {
   std::filesystem::path dataset;
   DatasetOptions dataset_options;
@@ -34,6 +39,7 @@ struct EvaluateOptions {
   int64_t stride = 0;   // between windows; 0: seq_len. Each token is scored once
   int64_t limit = 0;    // first ids of the text; 0: all
   bool simulate_activations = false;  // quantized activations in float instead of integers
+  Products products = Products::kFloat;  // of dense weights on the CPU
   Device device = Device::kCpu;
   int64_t max_vram = 0;  // bytes of a GPU's memory; 0: nearly all that is free
 };

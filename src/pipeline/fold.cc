@@ -53,7 +53,7 @@ Linear& linear_of(Block& block, const LinearModule& module) {
 // As it will be served; dense, for the calibration windows go through it more than once.
 void run_quantized(Linear& linear, const QuantizedLinear& q) {
   if (q.scheme.activations) {
-    set_weights(linear, q, false);
+    set_weights(linear, q);
   } else {
     set_weights(linear, make_panels(dequantize(q)));
   }
