@@ -1,6 +1,5 @@
 #include "formats/name_pattern.h"
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>

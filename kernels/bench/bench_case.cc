@@ -1,9 +1,9 @@
 #include "kernels/bench/bench_case.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "src/quantized/normal_float.h"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -19,6 +20,7 @@
 #include "kernels/int8_paths.h"
 #include "kernels/matmul.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {

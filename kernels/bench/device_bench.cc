@@ -15,6 +15,7 @@
 #include "formats/packing/packing.h"
 #include "kernels/bench/bench_case.h"
 #include "kernels/bench/linear_reference.h"
+#include "kernels/cuda/choice.h"
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/device_array.h"
 #include "kernels/cuda/device_linear.h"

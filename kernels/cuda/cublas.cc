@@ -155,7 +155,8 @@ struct Cublas::State {
 
   template <typename Value>
   void set(const Recipe& recipe, cublasLtMatmulDescAttributes_t attribute, Value value) const {
-    library.check(library.set_product(recipe.product.get(), attribute, &value, sizeof value),
+    library.check(library.set_product(recipe.product.get(), attribute,
+                                      static_cast<const void*>(&value), sizeof value),
                   "describing a product");
   }
 

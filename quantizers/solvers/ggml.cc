@@ -1,7 +1,6 @@
 #include "quantizers/solvers/ggml.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>

@@ -1,5 +1,7 @@
 #include "src/cli/interrupt.h"
 
+#include <signal.h>
+
 #include <csignal>
 #include <cstdlib>
 #include <initializer_list>

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "formats/checkpoint.h"

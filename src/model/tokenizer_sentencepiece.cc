@@ -44,12 +44,14 @@ std::shared_ptr<const Processor> load(const std::filesystem::path& file, const s
   auto processor = std::make_shared<Processor>();
   std::string model = bytes;
   if (!dummy_prefix) model += kNoDummyPrefix;
+  bool loaded = false;
   try {
-    const auto status = processor->LoadFromSerializedProto(model);
-    if (status.ok() && processor->GetPieceSize() > 0) return processor;
+    loaded = processor->LoadFromSerializedProto(model).ok() && processor->GetPieceSize() > 0;
   } catch (const std::exception&) {  // of its trie, for pieces that it cannot hold
+    loaded = false;
   }
-  refuse(file);
+  if (!loaded) refuse(file);
+  return processor;
 }
 
 // Control pieces are never found in a text by the library; transformers finds them as added tokens.

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "formats/checkpoint.h"
 #include "formats/format.h"
 #include "kernels/bench/bench_case.h"
 #include "kernels/bench/cpu_bench.h"
