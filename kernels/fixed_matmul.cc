@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,8 +22,10 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kTileRows = 128;  // rows of x per task: 32 KB of a group
-constexpr int64_t kTilePanels = 8;  // panels per task
+constexpr int64_t kTileRows = 128;      // rows of x per task: 32 KB of a group
+constexpr int64_t kTilePanels = 8;      // panels per task
+constexpr int64_t kAliasing = 256;      // floats: rows at multiples of 1 KB share few sets of L1
+constexpr int64_t kGroupsTogether = 8;  // of the rows of a tile: 256 KB that stay in L2
 
 int64_t count_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
@@ -93,49 +96,22 @@ void arrange_columns(const PanelMatrix& w, const PanelWriter& writer, const Load
   }
 }
 
-// Rows of x in fixed point, group by group so that the rows of a tile lie side by side.
-class FixedRows {
- public:
-  FixedRows(ConstMatrixRef x, bool threads)
-      : rows_(x.rows()),
-        values_(std::make_unique_for_overwrite<int16_t[]>(size(x) * kFixedGroup)),
-        scales_(std::make_unique_for_overwrite<float[]>(size(x))) {
-    const FixedPath& path = fixed_path();
-#pragma omp parallel for schedule(static) if (threads)
-    for (int64_t t = 0; t < rows_; ++t) {
-      for (int64_t k = 0; k < x.cols(); k += kFixedGroup) {
-        const int64_t place = k / kFixedGroup * rows_ + t;
-        scales_[place] = path.round_group(x.row(t).data() + k, std::min(kFixedGroup, x.cols() - k),
-                                          values_.get() + place * kFixedGroup);
-      }
-    }
-  }
-
-  const int16_t* values(int64_t group, int64_t row) const {
-    return values_.get() + (group * rows_ + row) * kFixedGroup;
-  }
-  const float* scales(int64_t group, int64_t row) const {
-    return scales_.get() + group * rows_ + row;
-  }
-
- private:
-  static size_t size(ConstMatrixRef x) {
-    return static_cast<size_t>(x.rows() * count_of(x.cols(), kFixedGroup));
-  }
-
-  int64_t rows_;
-  std::unique_ptr<int16_t[]> values_;  // [groups, rows, kFixedGroup]
-  std::unique_ptr<float[]> scales_;    // [groups, rows]
+// Groups [first, last) of K.
+struct GroupRange {
+  int64_t first;
+  int64_t last;
 };
 
-// y [rows, kPanelWidth] (+)= the rows from `row` on, times a panel.
+// y [rows, kPanelWidth] = the rows of x from `row` on, times those groups of a panel; added to what
+// is there if asked or if earlier groups are.
 void multiply_panel(const FixedRows& x, int64_t row, int64_t rows, const PanelMatrix& w,
-                    int64_t panel, float* y, int64_t y_stride, Accumulate accumulate) {
+                    int64_t panel, const GroupRange& range, float* y, int64_t y_stride,
+                    Accumulate accumulate) {
   const int64_t pairs = count_of(w.K, 2);
   const int64_t groups = count_of(w.K, kFixedGroup);
   const int16_t* values = w.values.values<int16_t>().data() + panel * pairs * kPanelWidth * 2;
   const float* scales = w.scales.values<float>().data() + panel * groups * kPanelWidth;
-  for (int64_t group = 0; group < groups; ++group) {
+  for (int64_t group = range.first; group < range.last; ++group) {
     const int64_t first = group * kFixedGroup / 2;
     fixed_path().multiply({.x = x.values(group, row),
                            .x_scale = x.scales(group, row),
@@ -149,20 +125,27 @@ void multiply_panel(const FixedRows& x, int64_t row, int64_t rows, const PanelMa
   }
 }
 
-// The rows of y from `row` on, y's first column is panel `first`'s first output.
+// The rows of x from `row` on; y's first column is panel `first`'s first output.
 void multiply_tile(const FixedRows& x, int64_t row, const PanelMatrix& w, int64_t first,
                    MatrixRef y, Accumulate accumulate) {
-  for (int64_t column = 0; column < y.cols(); column += kPanelWidth) {
-    const int64_t panel = first + column / kPanelWidth;
-    const int64_t width = std::min(kPanelWidth, y.cols() - column);
-    if (width == kPanelWidth) {
-      multiply_panel(x, row, y.rows(), w, panel, y.data() + column, y.outerStride(), accumulate);
-      continue;
+  const int64_t groups = count_of(w.K, kFixedGroup);
+  const bool aliased = y.outerStride() % kAliasing == 0;
+  Matrix apart;  // outputs of a panel that sticks out of y, or whose rows evict each other from L1
+  for (int64_t group = 0; group < groups; group += kGroupsTogether) {
+    const GroupRange range = {group, std::min(groups, group + kGroupsTogether)};
+    for (int64_t column = 0; column < y.cols(); column += kPanelWidth) {
+      const int64_t panel = first + column / kPanelWidth;
+      const int64_t width = std::min(kPanelWidth, y.cols() - column);
+      if (width == kPanelWidth && !aliased) {
+        multiply_panel(x, row, y.rows(), w, panel, range, y.data() + column, y.outerStride(),
+                       accumulate);
+        continue;
+      }
+      apart.resize(y.rows(), kPanelWidth);
+      apart.leftCols(width) = y.middleCols(column, width);
+      multiply_panel(x, row, y.rows(), w, panel, range, apart.data(), kPanelWidth, accumulate);
+      y.middleCols(column, width) = apart.leftCols(width);
     }
-    Matrix edge = Matrix::Zero(y.rows(), kPanelWidth);
-    edge.leftCols(width) = y.middleCols(column, width);
-    multiply_panel(x, row, y.rows(), w, panel, edge.data(), kPanelWidth, accumulate);
-    y.middleCols(column, width) = edge.leftCols(width);
   }
 }
 
@@ -174,15 +157,34 @@ std::span<const FixedPath* const> fixed_paths() {
   return std::span(all).first(cpu.avx512_vnni ? 3 : cpu.avx2 ? 2 : 1);
 }
 
+FixedRows::FixedRows(ConstMatrixRef x) : rows_(x.rows()) {
+  const auto size = static_cast<size_t>(rows_ * count_of(x.cols(), kFixedGroup));
+  values_ = std::make_unique_for_overwrite<int16_t[]>(size * kFixedGroup);
+  scales_ = std::make_unique_for_overwrite<float[]>(size);
+  const FixedPath& path = fixed_path();
+#pragma omp parallel for schedule(static) if (!omp_in_parallel())
+  for (int64_t t = 0; t < rows_; ++t) {
+    for (int64_t k = 0; k < x.cols(); k += kFixedGroup) {
+      const int64_t place = k / kFixedGroup * rows_ + t;
+      scales_[static_cast<size_t>(place)] =
+          path.round_group(x.row(t).data() + k, std::min(kFixedGroup, x.cols() - k),
+                           values_.get() + place * kFixedGroup);
+    }
+  }
+}
+
 bool has_fast_fixed_products() { return &fixed_path() == &kVnniFixed; }
 
-PanelMatrix make_fixed_panels(int64_t N, int64_t K, bool transposed, const LoadRow& load) {
+PanelMatrix make_fixed_panels(int64_t N, int64_t K) {
   const int64_t panels = count_of(N, kPanelWidth);
-  PanelMatrix w{
-      .N = N,
-      .K = K,
-      .values = Tensor::allocate(Dtype::kI16, {panels, count_of(K, 2), kPanelWidth, 2}),
-      .scales = Tensor::allocate(Dtype::kF32, {panels, count_of(K, kFixedGroup), kPanelWidth})};
+  return {.N = N,
+          .K = K,
+          .values = Tensor::allocate(Dtype::kI16, {panels, count_of(K, 2), kPanelWidth, 2}),
+          .scales = Tensor::allocate(Dtype::kF32, {panels, count_of(K, kFixedGroup), kPanelWidth})};
+}
+
+PanelMatrix make_fixed_panels(int64_t N, int64_t K, bool transposed, const LoadRow& load) {
+  PanelMatrix w = make_fixed_panels(N, K);
   const PanelWriter writer(w);
   if (transposed) {
     arrange_columns(w, writer, load);
@@ -192,18 +194,38 @@ PanelMatrix make_fixed_panels(int64_t N, int64_t K, bool transposed, const LoadR
   return w;
 }
 
+void set_fixed_columns(ConstMatrixRef columns, int64_t first, PanelMatrix& w) {
+  assert(first % kFixedGroup == 0 && first + columns.rows() <= w.K && columns.cols() == w.N);
+  const PanelWriter writer(w);
+  Matrix rows(w.N, kFixedGroup);
+  for (int64_t k = 0; k < columns.rows(); k += kFixedGroup) {
+    const int64_t depth = std::min(kFixedGroup, columns.rows() - k);
+    rows.leftCols(depth) = columns.middleRows(k, depth).transpose();
+    for (int64_t n = 0; n < w.N; ++n) {
+      writer.write(n, (first + k) / kFixedGroup, {rows.row(n).data(), static_cast<size_t>(depth)});
+    }
+  }
+}
+
+void multiply_fixed(const FixedRows& x, int64_t row, const PanelMatrix& w, MatrixRef y) {
+  assert(row + y.rows() <= x.rows() && y.cols() == w.N);
+  for (int64_t t = 0; t < y.rows(); t += kTileRows) {
+    const int64_t count = std::min(kTileRows, y.rows() - t);
+    multiply_tile(x, row + t, w, 0, y.middleRows(t, count), Accumulate::kNo);
+  }
+}
+
 void multiply_fixed(ConstMatrixRef x, const PanelMatrix& w, int64_t first, MatrixRef y,
                     Accumulate accumulate) {
   const int64_t first_panel = first / kPanelWidth;
+  const FixedRows rows(x);
   if (omp_in_parallel()) {
-    const FixedRows rows(x, false);
     for (int64_t t = 0; t < x.rows(); t += kTileRows) {
       const int64_t count = std::min(kTileRows, x.rows() - t);
       multiply_tile(rows, t, w, first_panel, y.middleRows(t, count), accumulate);
     }
     return;
   }
-  const FixedRows rows(x, true);
   const int64_t width = kTilePanels * kPanelWidth;
   const int64_t row_tiles = count_of(x.rows(), kTileRows);
   const int64_t column_tiles = count_of(y.cols(), width);

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "kernels/blas_tile.h"
+#include "kernels/fixed_matmul.h"
+#include "kernels/fixed_paths.h"
 #include "kernels/matmul.h"
 #include "quantizers/solvers/gptq_lanes.h"
 #include "quantizers/solvers/row_tile.h"
@@ -22,7 +24,7 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kPanelColumns = 512;
+constexpr int64_t kPanelColumns = kFixedGroup;
 // How far one step may move a scale: beyond, codes at the ends of the grid make it diverge.
 constexpr float kSmallestStep = 0.3f;
 constexpr float kLargestStep = 3.f;
@@ -47,8 +49,7 @@ struct Group {
   Vector reach;               // [columns] (H + damping) 1 within the group
 };
 
-// Neighbouring groups whose gradients are formed at once: BLAS arranges the errors anew in every
-// product.
+// Neighbouring groups whose gradients are formed at once.
 struct Panel {
   int64_t first = 0;
   int64_t columns = 0;
@@ -59,6 +60,7 @@ struct Panel {
 struct Layer {
   ConstMatrixRef W;
   ConstMatrixRef H;
+  FixedRows rounded_H;
   float damping = 0.f;
   std::vector<int32_t> columns;  // [K]
   std::vector<float> inverse;    // [K] 1 / (H_kk + damping); 0 where that is 0
@@ -125,24 +127,15 @@ class Tile {
     used_ = std::min(rows, q_.N - row);
     error_.resize(q_.K, rows);
     level_.setZero(q_.K, rows);
-    gradients_.resize(q_.K, rows);
-    change_.resize(q_.K, rows);
-    recent_.resize(q_.K, rows);
     load();
-    const std::vector<Panel>& panels = layer_.panels;
+    load_curvatures();
+    rounded_error_ = make_fixed_panels(rows, q_.K);
+    round_errors(0, q_.K);
     for (int sweep = 0; sweep < sweeps; ++sweep) {
-      const bool is_last = sweep + 1 == sweeps;
-      for (size_t i = 0; i < panels.size(); ++i) {
-        const bool forwards = sweep % 2 == 0;
-        const size_t p = forwards ? i : panels.size() - 1 - i;
-        if (sweep == 0) {
-          load_gradients(panels[p]);
-        } else {
-          update_gradients(
-              panels[p], forwards ? std::span(panels).first(p) : std::span(panels).subspan(p + 1));
-        }
-        move_panel(panels[p], is_last);
-        if (!is_last) remember_changes(panels[p], sweep == 0);
+      for (const Panel& panel : layer_.panels) {
+        load_gradients(panel);
+        move_panel(panel);
+        round_errors(panel.first, panel.columns);
       }
     }
     store();
@@ -185,48 +178,44 @@ class Tile {
     });
   }
 
-  void load_gradients(const Panel& panel) {
-    auto gradients = gradients_.middleRows(panel.first, panel.columns);
-    multiply_tile(layer_.H.middleRows(panel.first, panel.columns), error_, gradients,
-                  Accumulate::kNo);
-    gradients += layer_.damping * error_.middleRows(panel.first, panel.columns);
-  }
-
-  // What a panel's gradients lack since its last visit: the changes of the panels seen before it in
-  // this sweep, which came after it in the sweep before.
-  void update_gradients(const Panel& panel, std::span<const Panel> seen) {
-    for (const Panel& other : seen) {
-      multiply_tile(layer_.H.block(panel.first, other.first, panel.columns, other.columns),
-                    recent_.middleRows(other.first, other.columns),
-                    gradients_.middleRows(panel.first, panel.columns), Accumulate::kYes);
+  void load_curvatures() {
+    if (!layer_.moves_parameters) return;
+    curvatures_.resize(q_.K, error_.cols());
+    for (const Panel& panel : layer_.panels) {
+      for (const Group& group : panel.groups) {
+        auto curvature = curvatures_.middleRows(group.first, group.columns);
+        const auto level = level_.middleRows(group.first, group.columns);
+        multiply_tile(layer_.H.block(group.first, group.first, group.columns, group.columns), level,
+                      curvature, Accumulate::kNo);
+        curvature += layer_.damping * level;
+      }
     }
   }
 
-  // recent_: the changes of this sweep and the one before; before_ is the panel's error at its
-  // start.
-  void remember_changes(const Panel& panel, bool first_sweep) {
-    auto change = change_.middleRows(panel.first, panel.columns);
-    auto recent = recent_.middleRows(panel.first, panel.columns);
-    if (first_sweep) change.setZero();
-    recent = change;
-    change = error_.middleRows(panel.first, panel.columns) - before_;
-    recent += change;
+  void load_gradients(const Panel& panel) {
+    gradients_.resize(panel.columns, error_.cols());
+    multiply_fixed(layer_.rounded_H, panel.first, rounded_error_, gradients_);
+    gradients_ += layer_.damping * error_.middleRows(panel.first, panel.columns);
   }
 
-  void move_panel(const Panel& panel, bool is_last_sweep) {
+  // rounded_error_ of these columns, and of what shares a scale with them.
+  void round_errors(int64_t first, int64_t columns) {
+    const int64_t begin = first / kFixedGroup * kFixedGroup;
+    const int64_t end =
+        std::min(q_.K, (first + columns + kFixedGroup - 1) / kFixedGroup * kFixedGroup);
+    set_fixed_columns(error_.middleRows(begin, end - begin), begin, rounded_error_);
+  }
+
+  void move_panel(const Panel& panel) {
     before_ = error_.middleRows(panel.first, panel.columns);
     for (auto group = panel.groups.begin(); group != panel.groups.end(); ++group) {
-      auto gradient = gradients_.middleRows(group->first, group->columns);
-      gradient_ = gradient;
+      gradient_ = gradients_.middleRows(group->first - panel.first, group->columns);
       move_group(*group);
-      gradient = gradient_;
       moved_ = error_.middleRows(group->first, group->columns) -
                before_.middleRows(group->first - panel.first, group->columns);
-      for (auto other = is_last_sweep ? group + 1 : panel.groups.begin();
-           other != panel.groups.end(); ++other) {
-        if (other == group) continue;
+      for (auto other = group + 1; other != panel.groups.end(); ++other) {
         multiply_tile(layer_.H.block(other->first, group->first, other->columns, group->columns),
-                      moved_, gradients_.middleRows(other->first, other->columns),
+                      moved_, gradients_.middleRows(other->first - panel.first, other->columns),
                       Accumulate::kYes);
       }
     }
@@ -272,19 +261,16 @@ class Tile {
   // both, or one of them, whichever lowers the loss most once it is rounded.
   void move_parameters(const Group& group) {
     const auto level = level_.middleRows(group.first, group.columns);
-    curvature_.resize(group.columns, error_.cols());
-    multiply_tile(layer_.H.block(group.first, group.first, group.columns, group.columns), level,
-                  curvature_, Accumulate::kNo);
-    curvature_ += layer_.damping * level;
+    const auto curvature = curvatures_.middleRows(group.first, group.columns);
     const bool has_minimum = layer_.storable_minimums.has_value();
     Slopes slopes = {.slope = column_dots(level, gradient_),
-                     .square = column_dots(level, curvature_),
+                     .square = column_dots(level, curvature),
                      .lift = {},
                      .cross = {},
                      .lift_square = group.reach.sum()};
     if (has_minimum) {
       slopes.lift = gradient_.colwise().sum();
-      slopes.cross = curvature_.colwise().sum();
+      slopes.cross = curvature.colwise().sum();
     }
     const int64_t rows = error_.cols();
     const VectorMap scale(parameters_.scale.row(group.index).data() + row_, rows);
@@ -303,7 +289,7 @@ class Tile {
     if (has_minimum) parameters_.minimum.row(group.index).segment(row_, rows) = moved.minimum;
     for (int64_t k = 0; k < group.columns; ++k) {
       error_.row(group.first + k) -= level.row(k).cwiseProduct(step.transpose());
-      gradient_.row(k) -= curvature_.row(k).cwiseProduct(step.transpose());
+      gradient_.row(k) -= curvature.row(k).cwiseProduct(step.transpose());
       if (!has_minimum) continue;
       error_.row(group.first + k) -= lift.transpose();
       gradient_.row(k) -= group.reach(k) * lift.transpose();
@@ -387,26 +373,35 @@ class Tile {
         changes_.row(chunk.order[at(k)]).segment<kLanes>(r) = lanes_.change.row(k);
       }
     }
+    step_.resize(group.columns, error_.cols());
     multiply_tile(layer_.H.block(group.first, chunk.first, group.columns, chunk.columns), changes_,
-                  gradient_, Accumulate::kYes);
-    gradient_.middleRows(chunk.first - group.first, chunk.columns) += layer_.damping * changes_;
+                  step_, Accumulate::kNo);
+    step_.middleRows(chunk.first - group.first, chunk.columns) += layer_.damping * changes_;
+    gradient_ += step_;
+    if (!layer_.moves_parameters) return;
+    // An error changes by minus the scale times the level's change.
+    const auto scale = parameters_.scale.row(group.index).segment(row_, error_.cols());
+    const Vector inverse = scale.cwiseInverse();
+    for (int64_t k = 0; k < group.columns; ++k) {
+      curvatures_.row(group.first + k) -= step_.row(k).cwiseProduct(inverse.transpose());
+    }
   }
 
   const Layer& layer_;
   LaneParameters& parameters_;
   QuantizedLinear& q_;
   int64_t row_ = 0;
-  int64_t used_ = 0;  // rows of W; the others are padding
-  Matrix error_;      // [K][rows] w - q
-  Matrix level_;      // [K][rows] code + first
-  Matrix gradients_;  // [K][rows] (H + damping) e, of a panel when it is visited
-  Matrix change_;     // [K][rows] of error_ in the last visit
-  Matrix recent_;     // [K][rows] of error_ in the last two visits
-  Matrix before_;     // [columns of the panel][rows] error_ before the panel is moved
-  Matrix moved_;      // [columns of the group][rows] change of error_
-  Matrix gradient_;   // [columns of the group][rows] (H + damping) e
-  Matrix curvature_;  // [columns of the group][rows] (H + damping) c
-  Matrix changes_;    // [columns of the chunk][rows] of error_
+  int64_t used_ = 0;           // rows of W; the others are padding
+  Matrix error_;               // [K][rows] w - q
+  Matrix level_;               // [K][rows] code + first
+  Matrix curvatures_;          // [K][rows] (H + damping) c within each group
+  PanelMatrix rounded_error_;  // [rows, K] error_ in fixed point
+  Matrix gradients_;           // [columns of the panel][rows] (H + damping) e
+  Matrix before_;              // [columns of the panel][rows] error_ before the panel is moved
+  Matrix moved_;               // [columns of the group][rows] change of error_
+  Matrix step_;      // [columns of the group][rows] change of gradient_ by a chunk's codes
+  Matrix gradient_;  // [columns of the group][rows] (H + damping) e
+  Matrix changes_;   // [columns of the chunk][rows] of error_
   LaneBlock lanes_;
 };
 
@@ -436,6 +431,7 @@ Layer make_layer(ConstMatrixRef W, ConstMatrixRef H, float damping,
                  const std::vector<int32_t>& columns, const QuantizedLinear& q) {
   return {W,
           H,
+          FixedRows(H),
           damping,
           columns,
           {},
