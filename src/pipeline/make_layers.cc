@@ -2,36 +2,55 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "calibration/lint.h"
 #include "calibration/ranges.h"
 #include "calibration/stats.h"
 #include "calibration/weight_ranges.h"
 #include "calibration/windows.h"
+#include "formats/format.h"
 #include "kernels/blas_tile.h"
 #include "kernels/factorize.h"
 #include "kernels/hessian.h"
 #include "kernels/matmul.h"
 #include "quantizers/solvers/correct_past.h"
+#include "quantizers/solvers/gptq.h"
 #include "quantizers/solvers/layer_error.h"
+#include "quantizers/solvers/solver.h"
 #include "quantizers/solvers/solvers.h"
 #include "quantizers/transforms/awq_clip.h"
+#include "src/architecture/architecture.h"
+#include "src/model/layout.h"
 #include "src/model/model.h"
 #include "src/pipeline/block_inputs.h"
 #include "src/pipeline/block_transforms.h"
 #include "src/pipeline/calibrate.h"
 #include "src/pipeline/fold.h"
 #include "src/pipeline/held_out.h"
+#include "src/pipeline/plan.h"
+#include "src/pipeline/quantize.h"
+#include "src/pipeline/recipe.h"
 #include "src/pipeline/saved_statistics.h"
 #include "src/pipeline/side_by_side.h"
 #include "src/quantized/entropy.h"
 #include "src/quantized/float_inputs.h"
 #include "src/quantized/float_schemes.h"
+#include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
+#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
 
 namespace nibble {

@@ -26,7 +26,6 @@
 #include "formats/manifest.h"
 #include "formats/module_tensors.h"
 #include "src/architecture/architecture.h"
-#include "src/model/config.h"
 #include "src/model/layout.h"
 #include "src/model/open_checkpoint.h"
 #include "src/pipeline/progress.h"

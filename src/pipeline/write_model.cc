@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -11,17 +12,20 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "formats/atomic_folder.h"
+#include "formats/checkpoint.h"
 #include "formats/checkpoint_writer.h"
 #include "formats/format.h"
 #include "formats/gguf/blocks.h"
 #include "formats/gguf/types.h"
 #include "formats/manifest.h"
+#include "src/architecture/architecture.h"
 #include "src/model/gguf_writer.h"
 #include "src/model/layout.h"
 #include "src/model/open_checkpoint.h"
@@ -35,6 +39,7 @@
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
+#include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"
 
 namespace nibble {

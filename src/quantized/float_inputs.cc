@@ -14,6 +14,7 @@
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/matrix.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

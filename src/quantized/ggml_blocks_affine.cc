@@ -7,7 +7,6 @@
 #include "src/quantized/ggml_blocks.h"
 #include "src/quantized/ggml_groups.h"
 #include "src/quantized/ggml_schemes.h"
-#include "src/quantized/ggml_symmetric.h"
 #include "src/tensor/convert.h"
 
 namespace nibble {

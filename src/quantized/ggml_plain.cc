@@ -16,6 +16,8 @@
 namespace nibble {
 namespace {
 
+constexpr float kHalf = 0.5F;
+
 NIBBLE_INLINE float reciprocal(float x) { return x == 0.F ? 0.F : 1.F / x; }
 
 // Magnitudes compare as integers do.
@@ -96,8 +98,8 @@ NIBBLE_VECTOR_CLONES void fit_between(std::span<const float> x, int bits, uint8_
     const float d = (high - low) / static_cast<float>(last);
     const float inverse = reciprocal(d);
     for (int64_t i = 0; i < kPlainBlock; ++i) {
-      code[i] =
-          static_cast<uint8_t>(std::min(last, static_cast<int>((block[i] - low) * inverse + 0.5F)));
+      const float level = (block[i] - low) * inverse + kHalf;
+      code[i] = static_cast<uint8_t>(std::min(last, static_cast<int>(level)));
     }
     return {.scale = d, .minimum = low};
   });

@@ -1,5 +1,6 @@
 // s = fit(block), rounded to its stored type; z = clamp(rne(-lo / s), 0, 2^b - 1);
 // code = clamp(rne(w / s) + z), all in float. src/quantized/range_rule.h states the rules.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>

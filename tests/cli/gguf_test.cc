@@ -1,7 +1,7 @@
 // GGUF files as output and input of the commands, with the real program.
 #include <gtest/gtest.h>
 
-#include <cstddef>
+#include <algorithm>
 #include <filesystem>
 #include <sstream>
 #include <string>
@@ -59,7 +59,7 @@ TEST(CliGguf, AMixtureChoosesTheHeadItself) {
 
 TEST(CliGguf, CodesAndLossAreTheSameInAFileAndInAFolder) {
   const TemporaryFolder folder;
-  const fs::path at = folder.path();
+  const fs::path& at = folder.path();
   for (const std::string type : {"q4_k", "q8_0"}) {
     const fs::path file = at / (type + ".gguf");
     run_json({"quantize", kBookworm, "-o", file, "--scheme", type});
@@ -149,7 +149,7 @@ double output_errors(const Json& report) {
 // On the same statistics, which give both their scales.
 TEST(CliGguf, StatisticsWeighScalesAndChooseCodes) {
   const TemporaryFolder folder;
-  const fs::path at = folder.path();
+  const fs::path& at = folder.path();
   run_json({"calibrate", kBookworm, "-d", kSample, "-o", at / "stats", "--seq-len", "256",
             "--samples", "8"});
   const auto errors = [&](const std::string& method, const std::string& type) {

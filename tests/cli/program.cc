@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/json.h"
 #include "tests/test_data.h"
 
 namespace nibble {

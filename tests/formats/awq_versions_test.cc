@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -9,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "formats/checkpoint.h"
 #include "formats/format.h"
 #include "formats/json.h"
 #include "src/quantized/quantized_linear.h"
@@ -21,7 +22,6 @@
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"
 #include "tests/formats/layers.h"
-#include "tests/test_data.h"
 
 namespace nibble {
 namespace {

@@ -19,10 +19,12 @@
 
 #include "formats/checkpoint.h"
 #include "formats/format.h"
+#include "formats/json.h"
 #include "src/quantized/llm_int8.h"
 #include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
+#include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
@@ -118,9 +120,9 @@ std::string recorded(const std::string& suffix, const Tensor& tensor) {
 
 TEST(Bitsandbytes, MapsAreTheirs) {
   const Json maps = golden().at("maps");
-  EXPECT_EQ(crc_of_floats(nf4_scheme(64, false).grid.table), maps.at("nf4"));
-  EXPECT_EQ(crc_of_floats(fp4_scheme(64, false).grid.table), maps.at("fp4"));
-  EXPECT_EQ(crc_of_floats(dynamic_map()), maps.at("dynamic"));
+  EXPECT_EQ(crc_of_floats(nf4_scheme(64, false).grid.table), maps.at("nf4").get<std::string>());
+  EXPECT_EQ(crc_of_floats(fp4_scheme(64, false).grid.table), maps.at("fp4").get<std::string>());
+  EXPECT_EQ(crc_of_floats(dynamic_map()), maps.at("dynamic").get<std::string>());
 }
 
 TEST(Bitsandbytes, BytesAreTheirs) {
@@ -142,7 +144,8 @@ TEST(Bitsandbytes, BytesAreTheirs) {
     }
     EXPECT_EQ(compared, row.at("double").get<bool>() ? 4 : 3);
     const Matrix back = dequantize(rounded.q);
-    EXPECT_EQ(crc_of_floats({back.data(), static_cast<size_t>(back.size())}), row.at("weights"))
+    EXPECT_EQ(crc_of_floats({back.data(), static_cast<size_t>(back.size())}),
+              row.at("weights").get<std::string>())
         << name;
   }
 }
@@ -154,9 +157,11 @@ TEST(Bitsandbytes, LlmInt8BytesAreTheirs) {
     const Matrix W = weights_of(row.at("source"));
     const QuantizedLinear q = quantize_llm_int8(W, "m").q;
     ASSERT_NO_THROW(check(q, "m"));
-    EXPECT_EQ(crc(encoded(bitsandbytes(), q, "m.weight").bytes()), row.at("weight"))
+    EXPECT_EQ(crc(encoded(bitsandbytes(), q, "m.weight").bytes()),
+              row.at("weight").get<std::string>())
         << row.at("source");
-    EXPECT_EQ(crc(encoded(bitsandbytes(), q, "m.SCB").bytes()), row.at("SCB")) << row.at("source");
+    EXPECT_EQ(crc(encoded(bitsandbytes(), q, "m.SCB").bytes()), row.at("SCB").get<std::string>())
+        << row.at("source");
   }
 }
 

@@ -26,7 +26,6 @@
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"
 #include "tests/formats/layers.h"
-#include "tests/golden/golden.h"
 #include "tests/test_data.h"
 
 namespace nibble {
@@ -107,13 +106,15 @@ TEST(FloatFormats, BytesAreThoseOfCompressedTensors) {
     ASSERT_NO_THROW(check(rounded.q, "m"));
     for (const auto& [tensor_name, tensor] :
          compressed_format().encode(module_of("m", rounded.q), rounded.q)) {
-      EXPECT_EQ(crc_text(tensor.bytes()), row.at(tensor_name.substr(2))) << what << tensor_name;
+      EXPECT_EQ(crc_text(tensor.bytes()), row.at(tensor_name.substr(2)).get<std::string>())
+          << what << tensor_name;
     }
     const Matrix back = dequantize(rounded.q);
-    EXPECT_EQ(crc_text(back), row.at("weights")) << what;
+    EXPECT_EQ(crc_text(back), row.at("weights").get<std::string>()) << what;
     if (!row.contains("scales_f16")) continue;
     const QuantizedLinear halves = quantize_to_floats(W, preset(name, Dtype::kF16), 0.F, "m").q;
-    EXPECT_EQ(crc_text(halves.scale.values.bytes()), row.at("scales_f16")) << what;
+    EXPECT_EQ(crc_text(halves.scale.values.bytes()), row.at("scales_f16").get<std::string>())
+        << what;
   }
 }
 
@@ -131,7 +132,7 @@ TEST(FloatFormats, InputsAreThoseOfCompressedTensors) {
                                                           : kMxfp4Inputs;
     const float scale =
         scheme.dynamic ? 1.F : float_input_scale(scheme, name == "FP8" ? largest / 2.F : largest);
-    EXPECT_EQ(crc_text(rounded_inputs(x, scheme, scale)), row.at("inputs"))
+    EXPECT_EQ(crc_text(rounded_inputs(x, scheme, scale)), row.at("inputs").get<std::string>())
         << name << " of " << row.at("source");
   }
 }

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <random>
 #include <set>
 #include <span>
 #include <string>
@@ -22,10 +21,8 @@
 #include "src/quantized/ggml_fit.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"
-#include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/convert.h"
-#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"

@@ -138,7 +138,7 @@ TEST(Gptq, GroupsOutOfRangeAreNamed) {
 
 TEST(Gptq, ModulesThatDifferGoToDynamic) {
   std::vector<FormatModule> modules;
-  const auto add = [&](const std::string& name, std::optional<Scheme> scheme) {
+  const auto add = [&](const std::string& name, const std::optional<Scheme>& scheme) {
     modules.push_back(dense_module(name, 64, 64));
     modules.back().scheme = scheme;
   };
@@ -252,7 +252,7 @@ struct GoldenSlice {
   Tensor tensor(Dtype dtype, Shape shape, size_t size) {
     const std::string_view part = std::string_view(bytes).substr(at, size);
     at += size;
-    return Tensor::copy_of(dtype, std::move(shape), std::span<const char>(part.data(), size));
+    return Tensor::copy_of(dtype, std::move(shape), std::span<const char>(part));
   }
 };
 

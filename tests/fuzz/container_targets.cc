@@ -1,6 +1,5 @@
 // Files that hold tensors: safetensors, an index over several of them, GGUF and its blocks.
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -23,7 +22,6 @@
 #include "src/model/tokenizer.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"
-#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 #include "tests/formats/layers.h"

@@ -10,7 +10,6 @@
 #include "tests/fuzz/inputs.h"
 #include "tests/fuzz/target.h"
 #include "tests/fuzz/target_rows.h"
-#include "tests/test_data.h"
 
 namespace nibble {
 namespace {

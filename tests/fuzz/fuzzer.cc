@@ -21,6 +21,7 @@ const nibble::FuzzTarget& chosen_target() {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer calls it by this name
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const nibble::FuzzTarget& target = chosen_target();
   nibble::run_target(target, {reinterpret_cast<const char*>(data), size});

@@ -1,11 +1,8 @@
 // What the pipeline reads: whole models, and the files beside them.
-#include <cstddef>
+#include <cstdint>
 #include <filesystem>
-#include <map>
-#include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "calibration/stats.h"

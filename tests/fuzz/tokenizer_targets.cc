@@ -1,9 +1,10 @@
 // Files of tokenizers: what opens also encodes and decodes a text.
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "formats/checkpoint.h"
 #include "formats/gguf/metadata.h"
 #include "src/model/tokenizer.h"
 #include "src/model/tokenizer_gguf.h"

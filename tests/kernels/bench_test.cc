@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <set>
@@ -17,7 +18,6 @@
 #include "kernels/bench/linear_reference.h"
 #include "kernels/cuda/fragment_linear.h"
 #include "kernels/cuda/plan.h"
-#include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"

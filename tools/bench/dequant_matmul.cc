@@ -8,6 +8,7 @@
 #include <cblas.h>
 #include <immintrin.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>

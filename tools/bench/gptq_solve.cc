@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <exception>
 #include <fstream>
 #include <ios>
 #include <string>
@@ -71,7 +72,7 @@ void run(const Matrix& H, const Matrix& W, const GptqOptions& options) {
 }  // namespace
 }  // namespace nibble
 
-int main(int count, char** arguments) {
+int main(int count, char** arguments) try {
   if (count != 7) {
     std::fprintf(stderr, "gptq_solve N K H.f32 W.f32 plain|default ROUNDS\n");
     return 2;
@@ -87,4 +88,7 @@ int main(int count, char** arguments) {
   }
   for (int round = 0; round < std::atoi(arguments[6]); ++round) nibble::run(H, W, options);
   return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 2;
 }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -64,7 +65,8 @@ void check(const DenseCase& c) {
       }
       // A rounding (a tensor core may cut off) for every 16 columns, one for the bias.
       expected.push_back(sum);
-      allowed.push_back((c.K / 16 + 3) * 0x1p-23 * size +
+      const int roundings = c.K / 16 + 3;
+      allowed.push_back(roundings * 0x1p-23 * size +
                         (std::is_same_v<Output, float>
                              ? 0
                              : half_ulp<T>() * std::abs(sum) * 1.001 + smallest_step<T>()));
