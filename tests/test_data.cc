@@ -1,5 +1,7 @@
 #include "tests/test_data.h"
 
+#include <stdlib.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>

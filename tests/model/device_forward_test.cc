@@ -1,7 +1,6 @@
 // The forward pass on a device, by the block executor, against the CPU's: hidden states and losses.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

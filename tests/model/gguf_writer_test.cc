@@ -4,7 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -13,12 +15,10 @@
 #include "formats/checkpoint.h"
 #include "formats/gguf/container.h"
 #include "formats/json.h"
-#include "src/architecture/architecture.h"
 #include "src/model/config.h"
 #include "src/model/layout.h"
 #include "src/model/open_checkpoint.h"
 #include "src/tensor/convert.h"
-#include "src/tensor/dtype.h"
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 #include "tests/test_data.h"

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -14,11 +15,12 @@
 
 #include "formats/checkpoint.h"
 #include "formats/gguf/container.h"
+#include "formats/gguf/metadata.h"
+#include "formats/gguf/types.h"
 #include "formats/gguf/writer.h"
 #include "src/model/config.h"
 #include "src/model/layout.h"
 #include "src/model/tokenizer.h"
-#include "src/quantized/quantized_linear.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 #include "tests/test_data.h"

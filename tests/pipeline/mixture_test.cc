@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -12,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/json.h"
 #include "src/architecture/architecture.h"
 #include "src/model/config.h"
 #include "src/pipeline/layer_scheme.h"

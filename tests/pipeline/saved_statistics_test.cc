@@ -13,6 +13,7 @@
 
 #include "calibration/stats.h"
 #include "formats/checkpoint.h"
+#include "src/architecture/architecture.h"
 #include "src/model/config.h"
 #include "src/pipeline/block_inputs.h"
 #include "src/pipeline/fingerprint.h"

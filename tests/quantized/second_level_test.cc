@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "src/quantized/comparison.h"
-#include "src/quantized/normal_float.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"

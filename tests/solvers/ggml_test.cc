@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -15,9 +16,11 @@
 #include "kernels/factorize.h"
 #include "quantizers/solvers/gptq.h"
 #include "quantizers/solvers/refine.h"
+#include "quantizers/solvers/scale_search.h"
 #include "quantizers/solvers/solver.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"
+#include "src/quantized/scheme.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 

@@ -204,20 +204,20 @@ TEST(Refine, DeadColumnsAndZeroGroupsStay) {
 TEST(CorrectPast, IsTheLeastSquaresFitOfTheOriginalsOutput) {
   constexpr int64_t kTokens = 400;
   const Matrix X = random_matrix(kTokens, 30, 15);
-  const Matrix Xq = X + 0.2F * random_matrix(kTokens, 30, 16);
+  const Matrix X_q = X + 0.2F * random_matrix(kTokens, 30, 16);
   const Matrix R = random_matrix(kTokens, 12, 17);  // error of the residual stream
   const Matrix W = random_matrix(12, 30, 18);
   const auto tokens = static_cast<float>(kTokens);
-  const Matrix H = Xq.transpose() * Xq / tokens;
-  const Matrix input = (X - Xq).transpose() * Xq / tokens;
-  const Matrix residual = R.transpose() * Xq / tokens;
+  const Matrix H = X_q.transpose() * X_q / tokens;
+  const Matrix input = (X - X_q).transpose() * X_q / tokens;
+  const Matrix residual = R.transpose() * X_q / tokens;
   const Factorization f = factorize(H, activation_order(H), 1e-6, "layer");
   const Matrix corrected = correct_past(W, {&input, &residual}, f, 1., "layer");
-  // W' = argmin |X W' - (X W + R)|: the residual of the fit is orthogonal to Xq.
+  // W' = argmin |X W' - (X W + R)|: the residual of the fit is orthogonal to X_q.
   const Eigen::MatrixXd target = X.cast<double>() * W.cast<double>().transpose() + R.cast<double>();
-  const Eigen::MatrixXd gap = target - Xq.cast<double>() * corrected.cast<double>().transpose();
-  const Eigen::MatrixXd slope = Xq.cast<double>().transpose() * gap;
-  EXPECT_LT(slope.norm(), 1e-3 * (Xq.cast<double>().transpose() * target).norm());
+  const Eigen::MatrixXd gap = target - X_q.cast<double>() * corrected.cast<double>().transpose();
+  const Eigen::MatrixXd slope = X_q.cast<double>().transpose() * gap;
+  EXPECT_LT(slope.norm(), 1e-3 * (X_q.cast<double>().transpose() * target).norm());
   const Matrix half = correct_past(W, {&input, &residual}, f, 0.5, "layer");
   EXPECT_LT((half - 0.5F * (W + corrected)).norm(), 1e-5F * W.norm());
   EXPECT_TRUE(correct_past(W, {&input, nullptr}, f, 0., "layer") == W);

@@ -89,8 +89,9 @@ void check(const AttentionCase& c) {
       // A score's sum is off by one rounding each 16 columns, its scaling and the logarithm's base
       // by three; probabilities and the result are rounded to T; sums over keys and steps in
       // float.
-      const double score_error = (c.head_size / 16 + 4) * 0x1p-23 * 2 * size;
-      const double steps = c.keys / 64 + 1;
+      const int score_roundings = c.head_size / 16 + 4;
+      const double score_error = score_roundings * 0x1p-23 * 2 * size;
+      const int steps = c.keys / 64 + 1;
       const double relative = 2 * score_error + (4 * steps + 40) * 0x1p-23 + half_ulp<T>();
       for (int i = 0; i < c.head_size; ++i) {
         double sum = 0, terms = 0;

@@ -50,7 +50,7 @@ class ExecutorDevice {
     }
 
    private:
-    void swap(Array& other) {
+    void swap(Array& other) noexcept {
       std::swap(data_, other.data_);
       std::swap(bytes_, other.bytes_);
       std::swap(used_, other.used_);

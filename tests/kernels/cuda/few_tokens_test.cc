@@ -3,8 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdint>
-
 #include "kernels/bench/linear_reference.h"
 #include "kernels/cuda/weights.h"
 #include "src/quantized/normal_float.h"

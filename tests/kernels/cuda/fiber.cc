@@ -64,7 +64,8 @@ struct Fiber::Context {
 
 void Fiber::start(void (*entry)(void*), void* argument) {
   forget_frames(stack_.get());
-  const auto top = (reinterpret_cast<uintptr_t>(stack_.get()) + kStackBytes) / 16 * 16;
+  auto* const end = reinterpret_cast<unsigned char*>(stack_.get()) + kStackBytes;
+  auto* const top = end - reinterpret_cast<uintptr_t>(end) % 16;
   auto* frame = reinterpret_cast<uintptr_t*>(top) - 7;  // r15 r14 r13 r12 rbx rbp, return address
   frame[0] = frame[1] = frame[4] = frame[5] = 0;
   frame[2] = reinterpret_cast<uintptr_t>(argument);

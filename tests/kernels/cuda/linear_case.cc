@@ -1,12 +1,11 @@
 #include "tests/kernels/cuda/linear_case.h"
 
 #include <cassert>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <random>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "formats/packing/packing.h"
@@ -15,10 +14,8 @@
 #include "kernels/cuda/parameters.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
-#include "src/quantized/second_level.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
-#include "src/tensor/tensor.h"
 #include "tests/kernels/cuda/executor.h"
 
 namespace nibble {

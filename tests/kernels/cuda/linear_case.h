@@ -79,8 +79,9 @@ std::string run_linear(const LinearCase& c, typename Kernel::Arguments& a, Globa
   a.work.units_per_tile = a.padded_columns / Kernel::kUnitColumns;
   a.work.blocks = c.blocks;
   if (a.work.blocks > a.work.units()) return "more blocks than units";
-  a.partial = memory.allocate<float>(static_cast<size_t>(2 * c.blocks * Kernel::kTileElements),
-                                     GlobalMemory::Access::kScratch);
+  a.partial =
+      memory.allocate<float>(size_t{2} * static_cast<size_t>(c.blocks) * Kernel::kTileElements,
+                             GlobalMemory::Access::kScratch);
   a.counters =
       memory.allocate<uint32_t>(static_cast<size_t>(a.work.tiles), GlobalMemory::Access::kCounter);
   a.y = memory.allocate<typename Kernel::Arguments::Output>(static_cast<size_t>(c.M * c.N),

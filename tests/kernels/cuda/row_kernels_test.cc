@@ -2,6 +2,7 @@
 // activations.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -118,7 +119,8 @@ void check_norm(const NormCase& c) {
     const double deviation = std::sqrt(variance + kEpsilon);
     // A thread adds up to n / 256 + 8 values, then 13 partial sums: relative to the squares'
     // sum, halved by the root; the mean likewise, relative to the largest value.
-    const double roundings = (c.n / 256 + 8 + 13 + 8) * 0x1p-24;
+    const int steps = c.n / 256 + 8 + 13 + 8;
+    const double roundings = steps * 0x1p-24;
     for (int k = 0; k < c.n; ++k) {
       const double normed = (sums[k] - mean) / deviation * weight[k];
       const double y = normed + (c.has_bias ? bias[k] : 0.F);

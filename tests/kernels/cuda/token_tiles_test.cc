@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "formats/packing/packing.h"
 #include "kernels/bench/linear_reference.h"
@@ -22,9 +21,7 @@
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
-#include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
-#include "src/tensor/matrix.h"
 #include "tests/kernels/cuda/executor.h"
 #include "tests/kernels/cuda/linear_case.h"
 
