@@ -97,7 +97,7 @@ class InjectOutliers(unittest.TestCase):
         return variant
 
     def nll(self, model, dataset):
-        command = [self.program, "evaluate", model, "-d", dataset, "--seq-len", "128", "--limit", "512", "--json", "-q"]
+        command = [self.program, "evaluate", model, "-d", dataset, "--seq-len", "128", "--limit", "512", "--products", "float", "--json", "-q"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
         return json.loads(run.stdout)["nll"]
