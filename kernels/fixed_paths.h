@@ -18,7 +18,7 @@
 
 namespace nibble {
 
-inline constexpr int64_t kFixedGroup = 128;         // inputs that share a scale
+inline constexpr int64_t kFixedGroup = 128;  // inputs that share a scale
 
 // y (+)= x w': x [rows, kFixedGroup], w a group of a panel, pairs of inputs of an output side by
 // side, [pairs, kPanelWidth, 2]; each sum is added as (sum * w_scale[n]) * x_scale[t].

@@ -38,7 +38,7 @@ struct EvaluateOptions {
   int64_t seq_len = 0;  // tokens per window; 0: 2048 or the model's context if that is smaller
   int64_t stride = 0;   // between windows; 0: seq_len. Each token is scored once
   int64_t limit = 0;    // first ids of the text; 0: all
-  bool simulate_activations = false;  // quantized activations in float instead of integers
+  bool simulate_activations = false;     // quantized activations in float instead of integers
   Products products = Products::kFloat;  // of dense weights on the CPU
   Device device = Device::kCpu;
   int64_t max_vram = 0;  // bytes of a GPU's memory; 0: nearly all that is free

@@ -143,7 +143,7 @@ TEST(Failures, AnInterruptedRunLeavesNothing) {
   ASSERT_EQ(mkfifo(ids.c_str(), 0600), 0);
   const ProgramResult result = run_nibble_with(
       {"calibrate", kTiny / "llama", "-d", ids, "-o", folder.path() / "stats", "--seq-len", "16"},
-      [&](pid_t program) {
+      [&](auto program) {
         std::ofstream pipe(ids, std::ios::binary);  // opens when the program does
         kill(program, SIGINT);
         pipe << read_file(kTiny / "ids.npy");

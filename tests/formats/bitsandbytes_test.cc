@@ -140,7 +140,7 @@ TEST(Bitsandbytes, BytesAreTheirs) {
       if (key.starts_with("quant_state")) key = "quant_state";
       if (!row.contains(key)) continue;
       ++compared;
-      EXPECT_EQ(recorded(key, tensor), row.at(key)) << name << ": " << key;
+      EXPECT_EQ(recorded(key, tensor), row.at(key).get<std::string>()) << name << ": " << key;
     }
     EXPECT_EQ(compared, row.at("double").get<bool>() ? 4 : 3);
     const Matrix back = dequantize(rounded.q);
