@@ -7,9 +7,9 @@
 //
 // In fixed point (kernels/fixed_paths.h) x and W are rounded to 16-bit integers in groups of 128 of
 // K: outputs are off by 1e-4 of the product of the groups' norms, 15 times less than with BF16.
-// Where the CPU has VNNI this is nearly twice as fast as float. It suits the measurement of a model,
-// and gradients that are compared with half a step of a code (quantizers/solvers/refine.h). All
-// instruction sets give the same bits.
+// Where the CPU has VNNI this is nearly twice as fast as float. It suits the measurement of a
+// model, and gradients that are compared with half a step of a code (quantizers/solvers/refine.h).
+// All instruction sets give the same bits.
 #pragma once
 
 #include <cstdint>
