@@ -1,6 +1,7 @@
 // The instruction-set paths behind the fixed-point products of matmul (kernels/matmul.h): inputs
-// and weights as 16-bit integers in groups of kFixedGroup inputs, sums in 32 bits. Private to
-// kernels/ and its tests.
+// and weights as 16-bit integers in groups of kFixedGroup inputs, sums in 32 bits. The
+// paths are private to kernels/ and its tests; callers of kernels/fixed_matmul.h cut by
+// kFixedGroup.
 //
 // A group of a row, x = s q, has the smallest s for which the integers' Euclidean norm is at most
 // 2^15.5: then no sum of products of two groups, nor a part of one, leaves 32 bits (Cauchy and

@@ -22,7 +22,8 @@
 namespace nibble {
 
 // q: integer codes or those of a table, with a scale, not of flattened blocking. H [K, K] both
-// triangles; damping: added to the diagonal. The loss of no row rises (but for rounding in float).
+// triangles; damping: added to the diagonal. The loss of no row rises, but for the rounding of its
+// products (above).
 void refine(ConstMatrixRef W, ConstMatrixRef H, double damping, int sweeps, QuantizedLinear& q);
 
 }  // namespace nibble

@@ -1,5 +1,6 @@
+#include "kernels/fixed_matmul.h"
+
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <array>
@@ -16,10 +17,7 @@
 #include "kernels/fixed_paths.h"
 #include "kernels/matmul.h"
 #include "kernels/row_paths.h"
-#include "src/tensor/convert.h"
-#include "src/tensor/dtype.h"
 #include "src/tensor/matrix.h"
-#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -183,7 +181,8 @@ class FixedMatmul : public testing::TestWithParam<Shape> {};
 INSTANTIATE_TEST_SUITE_P(Shapes, FixedMatmul,
                          testing::Values(Shape(1, 1, 1), Shape(1, 300, 64), Shape(3, 33, 385),
                                          Shape(128, 64, 384), Shape(129, 31, 1001),
-                                         Shape(300, 600, 96), Shape(20, 40, 1024)));
+                                         Shape(300, 600, 96), Shape(20, 40, 1024),
+                                         Shape(20, 256, 1300)));
 
 // By the bound of the rounding, element by element, and twenty times closer over all.
 TEST_P(FixedMatmul, EqualsFloat64AsFarAsRoundedFactorsCan) {
@@ -215,55 +214,25 @@ TEST_P(FixedMatmul, EqualsFloat64AsFarAsRoundedFactorsCan) {
   EXPECT_LT((y.cast<double>() - exact).norm(), 2e-4 * (exact.norm() + 1e-3));
 }
 
-TEST_P(FixedMatmul, TheOtherRowsAndTheThreadsDoNotMatter) {
-  const auto [T, N, K] = GetParam();
-  srand(2);
-  const Matrix x = Matrix::Random(T, K);
-  const PanelMatrix w = make_panels(Matrix::Random(N, K), Products::kFixed);
-  Matrix all(T, N);
-  matmul(x, w, all);
-  for (const int threads : {1, 3}) {
-    const int before = omp_get_max_threads();
-    omp_set_num_threads(threads);
-    Matrix y(T, N);
-    matmul(x, w, y);
-    omp_set_num_threads(before);
-    EXPECT_EQ(y, all) << threads << " threads";
-  }
-  Matrix inside(T, N);
-#pragma omp parallel
-#pragma omp single
-  matmul(x, w, inside);
-  EXPECT_EQ(inside, all);
-  for (int64_t t = 0; t < T; t += 9) {
-    Matrix row(1, N);
-    matmul(x.row(t), w, row);
-    ASSERT_EQ(row, all.row(t)) << t;
-  }
-  for (int64_t first = 0; first < N; first += 2 * kPanelWidth) {
-    Matrix some(T, std::min<int64_t>(50, N - first));
-    matmul_columns(x, w, first, some);
-    ASSERT_EQ(some, all.middleCols(first, some.cols())) << first;
-  }
-}
-
-TEST(FixedPanels, StoredTypesAndOrientationsGiveTheSamePanels) {
-  srand(5);
-  Matrix w = Matrix::Random(70, 145);
-  for (float& value : w.reshaped()) value = round_to(value, Dtype::kF16);
+// Factors that are made piece by piece are those made at once.
+TEST(FixedFactors, PiecesGiveTheWholeProduct) {
+  srand(6);
+  const Matrix x = Matrix::Random(150, 400);
+  const Matrix w = Matrix::Random(70, 400);
   const PanelMatrix expected = make_panels(w, Products::kFixed);
-  const Matrix transposed = w.transpose();
-  for (const bool turn : {false, true}) {
-    const Matrix& source = turn ? transposed : w;
-    Tensor tensor = Tensor::allocate(Dtype::kF16, {source.rows(), source.cols()});
-    from_float({source.data(), static_cast<size_t>(source.size())}, Dtype::kF16,
-               tensor.mutable_bytes());
-    const PanelMatrix panels = make_panels(tensor.view(), turn, Products::kFixed);
-    EXPECT_EQ(panels.N, 70);
-    EXPECT_EQ(panels.K, 145);
-    EXPECT_TRUE(std::ranges::equal(panels.values.bytes(), expected.values.bytes())) << turn;
-    EXPECT_TRUE(std::ranges::equal(panels.scales.bytes(), expected.scales.bytes())) << turn;
+  PanelMatrix pieces = make_fixed_panels(70, 400);
+  for (const auto& [first, columns] :
+       {std::pair(256, 144), std::pair(0, 128), std::pair(128, 128)}) {
+    const Matrix part = w.middleCols(first, columns).transpose();
+    set_fixed_columns(part, first, pieces);
   }
+  EXPECT_TRUE(std::ranges::equal(pieces.values.bytes(), expected.values.bytes()));
+  EXPECT_TRUE(std::ranges::equal(pieces.scales.bytes(), expected.scales.bytes()));
+  Matrix all(150, 70);
+  matmul(x, expected, all);
+  Matrix some(140, 70);
+  multiply_fixed(FixedRows(x), 7, pieces, some);
+  EXPECT_EQ(some, all.middleRows(7, 140));
 }
 
 }  // namespace

@@ -4,10 +4,12 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -34,13 +36,15 @@ void expect_product(const Matrix& x, const Matrix& w, const Matrix& start, const
   }
 }
 
+constexpr std::array kBoth = {Products::kFloat, Products::kFixed};
+
 class Matmul : public testing::TestWithParam<std::tuple<int64_t, int64_t, int64_t>> {};
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Matmul,
                          testing::Values(std::tuple(1, 1, 1), std::tuple(1, 300, 64),
                                          std::tuple(3, 33, 385), std::tuple(128, 64, 384),
                                          std::tuple(129, 31, 1000), std::tuple(300, 200, 96),
-                                         std::tuple(20, 40, 1024)));
+                                         std::tuple(20, 40, 1024), std::tuple(20, 256, 1300)));
 
 TEST_P(Matmul, EqualsFloat64) {
   const auto [T, N, K] = GetParam();
@@ -61,26 +65,29 @@ TEST_P(Matmul, TheOtherRowsAndTheThreadsDoNotMatter) {
   const auto [T, N, K] = GetParam();
   srand(2);
   const Matrix x = Matrix::Random(T, K);
-  const PanelMatrix w = make_panels(Matrix::Random(N, K));
-  Matrix all(T, N);
-  matmul(x, w, all);
-  for (const int threads : {1, 3}) {
-    const int before = omp_get_max_threads();
-    omp_set_num_threads(threads);
-    Matrix y(T, N);
-    matmul(x, w, y);
-    omp_set_num_threads(before);
-    EXPECT_EQ(y, all) << threads << " threads";
-  }
-  Matrix inside(T, N);
+  const Matrix weights = Matrix::Random(N, K);
+  for (const Products products : kBoth) {
+    const PanelMatrix w = make_panels(weights, products);
+    Matrix all(T, N);
+    matmul(x, w, all);
+    for (const int threads : {1, 3}) {
+      const int before = omp_get_max_threads();
+      omp_set_num_threads(threads);
+      Matrix y(T, N);
+      matmul(x, w, y);
+      omp_set_num_threads(before);
+      EXPECT_EQ(y, all) << threads << " threads";
+    }
+    Matrix inside(T, N);
 #pragma omp parallel
 #pragma omp single
-  matmul(x, w, inside);
-  EXPECT_EQ(inside, all);
-  for (int64_t t = 0; t < T; t += 9) {
-    Matrix row(1, N);
-    matmul(x.row(t), w, row);
-    ASSERT_EQ(row, all.row(t)) << t;
+    matmul(x, w, inside);
+    EXPECT_EQ(inside, all);
+    for (int64_t t = 0; t < T; t += 9) {
+      Matrix row(1, N);
+      matmul(x.row(t), w, row);
+      ASSERT_EQ(row, all.row(t)) << t;
+    }
   }
 }
 
@@ -98,33 +105,40 @@ TEST(Matmul, BlocksOfLargerMatricesStayInsideThem) {
 TEST(Matmul, ColumnsAreThoseOfTheWholeProduct) {
   srand(4);
   const Matrix x = Matrix::Random(9, 70);
-  const PanelMatrix w = make_panels(Matrix::Random(150, 70));
-  Matrix all(9, 150);
-  matmul(x, w, all);
-  for (const auto& [first, count] : {std::pair(0, 64), std::pair(64, 40), std::pair(128, 22)}) {
-    Matrix some(9, count);
-    matmul_columns(x, w, first, some);
-    EXPECT_EQ(some, all.middleCols(first, count)) << first;
+  const Matrix weights = Matrix::Random(150, 70);
+  for (const Products products : kBoth) {
+    const PanelMatrix w = make_panels(weights, products);
+    Matrix all(9, 150);
+    matmul(x, w, all);
+    for (const auto& [first, count] : {std::pair(0, 64), std::pair(64, 40), std::pair(128, 22)}) {
+      Matrix some(9, count);
+      matmul_columns(x, w, first, some);
+      EXPECT_EQ(some, all.middleCols(first, count)) << first;
+    }
   }
 }
 
 TEST(Panels, StoredTypesAndOrientationsGiveTheSamePanels) {
   srand(5);
-  Matrix w = Matrix::Random(70, 45);
+  Matrix w = Matrix::Random(70, 145);
   for (float& value : w.reshaped()) value = round_to(value, Dtype::kF16);
-  const PanelMatrix expected = make_panels(w);
   const Matrix transposed = w.transpose();
-  for (const Dtype dtype : {Dtype::kF16, Dtype::kF32}) {
-    for (const bool turn : {false, true}) {
-      const Matrix& source = turn ? transposed : w;
-      Tensor tensor = Tensor::allocate(dtype, {source.rows(), source.cols()});
-      from_float({source.data(), static_cast<size_t>(source.size())}, dtype,
-                 tensor.mutable_bytes());
-      const PanelMatrix panels = make_panels(tensor.view(), turn);
-      EXPECT_EQ(panels.N, 70);
-      EXPECT_EQ(panels.K, 45);
-      EXPECT_TRUE(std::ranges::equal(panels.values.bytes(), expected.values.bytes()))
-          << dtype_name(dtype) << (turn ? " transposed" : "");
+  for (const Products products : kBoth) {
+    const PanelMatrix expected = make_panels(w, products);
+    EXPECT_EQ(expected.is_fixed(), products == Products::kFixed);
+    for (const Dtype dtype : {Dtype::kF16, Dtype::kF32}) {
+      for (const bool turn : {false, true}) {
+        const Matrix& source = turn ? transposed : w;
+        Tensor tensor = Tensor::allocate(dtype, {source.rows(), source.cols()});
+        from_float({source.data(), static_cast<size_t>(source.size())}, dtype,
+                   tensor.mutable_bytes());
+        const PanelMatrix panels = make_panels(tensor.view(), turn, products);
+        const std::string what = std::string(dtype_name(dtype)) + (turn ? " transposed" : "");
+        EXPECT_EQ(panels.N, 70);
+        EXPECT_EQ(panels.K, 145);
+        EXPECT_TRUE(std::ranges::equal(panels.values.bytes(), expected.values.bytes())) << what;
+        EXPECT_TRUE(std::ranges::equal(panels.scales.bytes(), expected.scales.bytes())) << what;
+      }
     }
   }
 }
