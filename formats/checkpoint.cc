@@ -206,9 +206,9 @@ Checkpoint Checkpoint::open(const fs::path& folder, Findings* findings) try {
   if (!fs::exists(folder)) {
     throw Error(folder.empty() ? "''" : folder.string(), "no such file or folder");
   }
-  if (folder.extension() == ".gguf") refuse_gguf(folder);
-  if (is_pickle(folder)) refuse_pickle(folder, "");
   const bool is_folder = fs::is_directory(folder);
+  if (!is_folder && folder.extension() == ".gguf") refuse_gguf(folder);
+  if (!is_folder && is_pickle(folder)) refuse_pickle(folder, "");
 
   Checkpoint checkpoint;
   checkpoint.folder_ = is_folder                  ? folder

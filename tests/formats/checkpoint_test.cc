@@ -69,6 +69,15 @@ TEST_F(CheckpointTest, ReadsASingleFile) {
   EXPECT_FALSE(checkpoint.has("c"));
 }
 
+TEST_F(CheckpointTest, AFolderMayBeNamedAsAFileIs) {
+  for (const char* name : {"model.gguf", "model.bin"}) {
+    fs::create_directory(at(name));
+    put(std::string(name) + "/config.json", "{}");
+    put(std::string(name) + "/model.safetensors", bytes_named({"a"}));
+    EXPECT_TRUE(Checkpoint::open(at(name)).has("a")) << name;
+  }
+}
+
 TEST_F(CheckpointTest, ReadsShards) {
   put_shards({{"a", "s1.safetensors"}, {"b", "s1.safetensors"}, {"c", "s2.safetensors"}});
   const Checkpoint checkpoint = Checkpoint::open(folder());
