@@ -16,7 +16,7 @@
 #include "src/tensor/dtype.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::awq_gemv_format {
 namespace {
 
 constexpr const char* kVersion = "gemv";
@@ -80,7 +80,7 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 
 }  // namespace
 
-const Format kAwqGemv = {
+const Format kFormat = {
     .name = "awq-gemv",
     .summary = "AutoAWQ's checkpoints, version gemv",
     .holds = "integers of 4 bits by group of 32, 64, 128 or more columns, or channel",
@@ -98,4 +98,4 @@ const Format kAwqGemv = {
     .contradictions = awq_contradictions,
 };
 
-}  // namespace nibble
+}  // namespace nibble::awq_gemv_format

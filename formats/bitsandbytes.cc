@@ -30,7 +30,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::bitsandbytes_format {
 namespace {
 
 constexpr std::string_view kMethod = "bitsandbytes";
@@ -447,7 +447,7 @@ std::vector<std::string> contradictions(const Checkpoint& checkpoint, const std:
 
 }  // namespace
 
-const Format kBitsandbytes = {
+const Format kFormat = {
     .name = kMethod,
     .summary = "bitsandbytes' checkpoints of 4 and 8 bits as transformers saves them",
     .holds = "nf4 and fp4 in blocks of 32 to 4096, with and without double quantization; LLM.int8",
@@ -465,4 +465,4 @@ const Format kBitsandbytes = {
     .contradictions = contradictions,
 };
 
-}  // namespace nibble
+}  // namespace nibble::bitsandbytes_format

@@ -22,7 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr std::array<const char*, 3> kQuantizationFiles = {
     "quantize_config.json", "quant_config.json", "hf_quant_config.json"};
 
@@ -129,7 +128,7 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   }
   std::map<std::string, std::string> weight_map;
   for (const auto& [tensor, shard] : found->items()) {
-    const std::string where = index.string() + ": tensor '" + tensor + "'";
+    const std::string where = tensor_place(index.string(), tensor);
     if (!shard.is_string()) throw Error(where, "its file is not a string");
     check_shard_name(shard.get_ref<const std::string&>(), where);
     weight_map.emplace(tensor, shard.get<std::string>());
@@ -165,13 +164,13 @@ void check_index(const fs::path& index, const std::map<std::string, std::string>
     const std::string actual =
         found == tensors.end() ? "no shard" : found->second.file.filename().string();
     if (actual == shard || (found == tensors.end() && unopened.contains(shard))) continue;
-    report(findings, {index.string() + ": tensor '" + name + "'",
-                      "in " + actual + ", but the index says " + shard});
+    report(findings,
+           {tensor_place(index.string(), name), "in " + actual + ", but the index says " + shard});
   }
   for (const auto& [name, stored] : tensors) {
     if (weight_map.contains(name)) continue;
-    report(findings, {stored.file.string() + ": tensor '" + name + "'",
-                      "not in " + index.filename().string()});
+    report(findings,
+           {tensor_place(stored.file.string(), name), "not in " + index.filename().string()});
   }
 }
 
@@ -249,7 +248,7 @@ Checkpoint Checkpoint::made_of(const fs::path& file, Json config, std::vector<Te
   for (TensorSource& source : tensors) {
     const std::string name = source.stored.info.name;
     if (!checkpoint.tensors_.emplace(name, source.stored).second) {
-      throw Error(file.string() + ": tensor '" + name + "'", "is there twice");
+      throw Error(tensor_place(file.string(), name), "is there twice");
     }
     checkpoint.sources_.emplace(name, std::move(source));
   }
@@ -262,7 +261,7 @@ void Checkpoint::add(std::shared_ptr<const SafetensorsFile> file, Findings* find
     const auto [place, is_new] =
         tensors_.emplace(entry.info.name, StoredTensor{entry.info, file->path()});
     if (!is_new) {
-      report(findings, {file->path().string() + ": tensor '" + entry.info.name + "'",
+      report(findings, {tensor_place(file->path().string(), entry.info.name),
                         "also in " + place->second.file.filename().string()});
     }
   }

@@ -31,8 +31,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kIndexFile = "model.safetensors.index.json";
-
 // number from 1.
 std::string shard_name(size_t number, size_t count) {
   if (count == 1) return "model.safetensors";
@@ -64,7 +62,7 @@ class CheckpointWriter::State {
   };
 
   std::string where(const std::string& tensor) const {
-    return folder.target().string() + ": tensor '" + tensor + "'";
+    return tensor_place(folder.target().string(), tensor);
   }
 
   // Cuts the tensors, in the order of declaration, into shards of at most shard_bytes.

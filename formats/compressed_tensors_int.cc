@@ -25,7 +25,7 @@ constexpr int kHalf = 128;  // code = stored + 128
 
 bool is_static(const Scheme& scheme) { return !scheme.activations->dynamic; }
 
-Shape scale_shape(const FormatModule& module) {
+Shape int_scale_shape(const FormatModule& module) {
   return scheme_of(module).blocking.rows == kAll ? Shape{1} : Shape{module.N, 1};
 }
 
@@ -38,7 +38,7 @@ Tensor shifted(const Tensor& from, Dtype dtype, const Shape& shape) {
   return to;
 }
 
-std::string refusal(const FormatModule& module) {
+std::string int_refusal(const FormatModule& module) {
   const Scheme& scheme = scheme_of(module);
   FormatModule weights = module;
   weights.scheme->activations.reset();
@@ -55,10 +55,10 @@ std::string refusal(const FormatModule& module) {
   return {};
 }
 
-std::vector<TensorInfo> layout(const FormatModule& module) {
+std::vector<TensorInfo> int_layout(const FormatModule& module) {
   std::vector<TensorInfo> tensors = {
       {module.name + ".weight", Dtype::kI8, {module.N, module.K}},
-      {module.name + ".weight_scale", scale_type_of(module), scale_shape(module)}};
+      {module.name + ".weight_scale", scale_type_of(module), int_scale_shape(module)}};
   if (!is_static(scheme_of(module))) return tensors;
   tensors.push_back({module.name + ".input_scale", module.input_scale_type, {1}});
   if (!scheme_of(module).activations->symmetric) {
@@ -67,9 +67,9 @@ std::vector<TensorInfo> layout(const FormatModule& module) {
   return tensors;
 }
 
-std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinear& q) {
+std::vector<NamedTensor> int_encode(const FormatModule& module, const QuantizedLinear& q) {
   check_announced(module, q);
-  const std::vector<TensorInfo> infos = layout(module);
+  const std::vector<TensorInfo> infos = int_layout(module);
   std::vector<NamedTensor> tensors = {{infos[0].name, shifted(q.codes, Dtype::kI8, infos[0].shape)},
                                       {infos[1].name, reshaped(q.scale.values, infos[1].shape)}};
   if (infos.size() > 2) tensors.push_back({infos[2].name, q.input_scale});
@@ -77,7 +77,7 @@ std::vector<NamedTensor> encode(const FormatModule& module, const QuantizedLinea
   return tensors;
 }
 
-std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::string& module) {
+std::vector<std::string> int_tensors(const Checkpoint& checkpoint, const std::string& module) {
   const std::string weight = module + ".weight";
   if (!checkpoint.has(weight) || checkpoint.info(weight).info.dtype != Dtype::kI8) return {};
   std::vector<std::string> names = {weight};
@@ -87,8 +87,8 @@ std::vector<std::string> tensors_of(const Checkpoint& checkpoint, const std::str
   return names;
 }
 
-QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module,
-                       const CompressedArguments& arguments, int64_t N, int64_t K) {
+QuantizedLinear int_decode(const Checkpoint& checkpoint, const std::string& module,
+                           const CompressedArguments& arguments, int64_t N, int64_t K) {
   const std::initializer_list<Dtype> floats = {Dtype::kF16, Dtype::kBF16, Dtype::kF32};
   if (!arguments.symmetric || arguments.blocking.columns != kAll) {
     throw Error(where_of_config(checkpoint),
@@ -116,10 +116,10 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module,
 }  // namespace
 
 const CompressedMember kIntQuantized = {.name = "int-quantized",
-                                        .refusal = refusal,
-                                        .layout = layout,
-                                        .encode = encode,
-                                        .tensors_of = tensors_of,
-                                        .decode = decode};
+                                        .refusal = int_refusal,
+                                        .layout = int_layout,
+                                        .encode = int_encode,
+                                        .tensors_of = int_tensors,
+                                        .decode = int_decode};
 
 }  // namespace nibble

@@ -21,7 +21,7 @@
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::dense_format {
 namespace {
 
 constexpr int64_t kBlockWeights = 1 << 18;  // 1 MiB of floats at a time and thread
@@ -98,7 +98,7 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 
 }  // namespace
 
-const Format kDense = {
+const Format kFormat = {
     .name = "dense",
     .summary = "weights multiplied out, as large as the original",
     .holds = "any scheme without integer activations, rounded once to the model's type",
@@ -115,4 +115,4 @@ const Format kDense = {
     .decode = decode,
 };
 
-}  // namespace nibble
+}  // namespace nibble::dense_format

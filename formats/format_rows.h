@@ -3,19 +3,38 @@
 
 #include "formats/format.h"
 
-namespace nibble {
-
-extern const Format kCompressedTensors;
-extern const Format kGptq;
-extern const Format kAwq;
-extern const Format kAwqGemv;
-extern const Format kAwqGemvFast;
-extern const Format kTinychat;
-extern const Format kBitsandbytes;
-extern const Format kFp8;
-extern const Format kModelopt;
-extern const Format kGguf;
-extern const Format kNibble;
-extern const Format kDense;
-
-}  // namespace nibble
+// A namespace each, because the functions of all rows have the names of Format's members.
+namespace nibble::compressed_tensors_format {
+extern const Format kFormat;
+}
+namespace nibble::gptq_format {
+extern const Format kFormat;
+}
+namespace nibble::awq_gemm_format {
+extern const Format kFormat;
+}
+namespace nibble::awq_gemv_format {
+extern const Format kFormat;
+}
+namespace nibble::tinychat_format {
+extern const Format kFormat;
+extern const Format kGemvFast;  // AutoAWQ's version of the same bytes
+}  // namespace nibble::tinychat_format
+namespace nibble::bitsandbytes_format {
+extern const Format kFormat;
+}
+namespace nibble::fp8_format {
+extern const Format kFormat;
+}
+namespace nibble::modelopt_format {
+extern const Format kFormat;
+}
+namespace nibble::gguf_format {
+extern const Format kFormat;
+}
+namespace nibble::nibble_format {
+extern const Format kFormat;
+}
+namespace nibble::dense_format {
+extern const Format kFormat;
+}

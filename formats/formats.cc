@@ -14,9 +14,18 @@
 namespace nibble {
 
 std::span<const Format> formats() {
-  static const std::array kRows = {kCompressedTensors, kGptq,     kAwq,          kAwqGemv,
-                                   kAwqGemvFast,       kTinychat, kBitsandbytes, kFp8,
-                                   kModelopt,          kGguf,     kNibble,       kDense};
+  static const std::array kRows = {compressed_tensors_format::kFormat,
+                                   gptq_format::kFormat,
+                                   awq_gemm_format::kFormat,
+                                   awq_gemv_format::kFormat,
+                                   tinychat_format::kGemvFast,
+                                   tinychat_format::kFormat,
+                                   bitsandbytes_format::kFormat,
+                                   fp8_format::kFormat,
+                                   modelopt_format::kFormat,
+                                   gguf_format::kFormat,
+                                   nibble_format::kFormat,
+                                   dense_format::kFormat};
   return kRows;
 }
 

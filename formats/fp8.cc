@@ -22,7 +22,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::fp8_format {
 namespace {
 
 constexpr std::string_view kMethod = "fp8";
@@ -185,7 +185,7 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 
 }  // namespace
 
-const Format kFp8 = {
+const Format kFormat = {
     .name = kMethod,
     .summary = "FP8 as DeepSeek-V3 and Qwen3 publish it",
     .holds = "FP8 in blocks of 128 x 128 or with one scale; read: also by channel (fbgemm_fp8)",
@@ -202,4 +202,4 @@ const Format kFp8 = {
     .decode = decode,
 };
 
-}  // namespace nibble
+}  // namespace nibble::fp8_format

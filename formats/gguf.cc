@@ -21,7 +21,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::gguf_format {
 namespace {
 
 constexpr const char* kMethod = "gguf";
@@ -98,7 +98,7 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 
 }  // namespace
 
-const Format kGguf = {
+const Format kFormat = {
     .name = kMethod,
     .summary = "llama.cpp's single file: model, tokenizer and metadata",
     .holds = "q8_0, q6_k, q5_0, q5_1, q5_k, q4_0, q4_1, q4_k, iq4_nl, iq4_xs, mxfp4, q3_k, q2_k",
@@ -115,4 +115,4 @@ const Format kGguf = {
     .decode = decode,
 };
 
-}  // namespace nibble
+}  // namespace nibble::gguf_format

@@ -26,7 +26,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::gptq_format {
 namespace {
 
 constexpr std::string_view kVersion1 = "gptq";
@@ -410,7 +410,7 @@ std::vector<std::string> contradictions(const Checkpoint& checkpoint, const std:
 
 }  // namespace
 
-const Format kGptq = {
+const Format kFormat = {
     .name = "gptq",
     .summary = "GPTQ's checkpoints, version 1 for symmetric, 2 for asymmetric schemes",
     .holds = "integers of 2, 3, 4 and 8 bits by group or channel, act-order",
@@ -428,4 +428,4 @@ const Format kGptq = {
     .contradictions = contradictions,
 };
 
-}  // namespace nibble
+}  // namespace nibble::gptq_format

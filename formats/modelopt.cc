@@ -22,7 +22,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::modelopt_format {
 namespace {
 
 constexpr std::string_view kMethod = "modelopt";
@@ -198,7 +198,7 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 
 }  // namespace
 
-const Format kModelopt = {
+const Format kFormat = {
     .name = kMethod,
     .summary = "NVIDIA ModelOpt's checkpoints",
     .holds = "NVFP4 and FP8 with scales of activations; read: weights alone and FP8 by channel too",
@@ -215,4 +215,4 @@ const Format kModelopt = {
     .decode = decode,
 };
 
-}  // namespace nibble
+}  // namespace nibble::modelopt_format

@@ -56,7 +56,7 @@ std::string dtype_names(std::initializer_list<Dtype> dtypes) {
 }  // namespace
 
 std::string where_of(const Checkpoint& checkpoint, const std::string& tensor) {
-  return checkpoint.info(tensor).file.string() + ": tensor '" + tensor + "'";
+  return tensor_place(checkpoint.info(tensor).file.string(), tensor);
 }
 
 std::string where_of_config(const Checkpoint& checkpoint) {

@@ -27,7 +27,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::nibble_format {
 namespace {
 
 constexpr int64_t kVersion = 1;
@@ -255,7 +255,7 @@ QuantizedLinear decode(const Checkpoint& checkpoint, const std::string& module, 
 
 }  // namespace
 
-const Format kNibble = {
+const Format kFormat = {
     .name = "nibble",
     .summary = "our own: codes as a bit stream, every array as it is",
     .holds = "everything that this program can make, bit for bit",
@@ -272,4 +272,4 @@ const Format kNibble = {
     .decode = decode,
 };
 
-}  // namespace nibble
+}  // namespace nibble::nibble_format

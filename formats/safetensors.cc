@@ -26,11 +26,6 @@ namespace {
 constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the reference reader's limit
 constexpr const char* kMetadata = "__metadata__";
-constexpr const char* kIncomplete = "incomplete download?";
-
-std::string at(const std::string& where, const std::string& tensor) {
-  return where + ": tensor '" + tensor + "'";
-}
 
 // Bytes of a header that is about to be parsed.
 std::string_view header_text(std::span<const std::byte> file, const std::string& where) {
@@ -41,7 +36,7 @@ std::string_view header_text(std::span<const std::byte> file, const std::string&
   }
   if (file_bytes < kLengthBytes) {
     throw Error(where, std::to_string(file_bytes) + " bytes, too few for a safetensors file",
-                kIncomplete);
+                kIncompleteDownload);
   }
   uint64_t length = 0;
   std::memcpy(&length, file.data(), sizeof(length));
@@ -56,7 +51,7 @@ std::string_view header_text(std::span<const std::byte> file, const std::string&
     throw Error(where,
                 "header of " + std::to_string(length) + " bytes declared, " + std::to_string(left) +
                     " bytes left",
-                kIncomplete);
+                kIncompleteDownload);
   }
   return whole.substr(kLengthBytes, static_cast<size_t>(length));
 }
@@ -153,16 +148,16 @@ void check_contiguous(const std::vector<SafetensorsEntry>& entries, int64_t data
   int64_t place = 0;
   for (const SafetensorsEntry& entry : entries) {
     if (entry.begin != place) {
-      throw Error(at(where, entry.info.name),
+      throw Error(tensor_place(where, entry.info.name),
                   "begins at byte " + std::to_string(entry.begin) + " of the data, " +
                       std::to_string(place) + " expected",
                   entry.begin < place ? "two tensors overlap" : "bytes that belong to no tensor");
     }
     if (entry.end > data_bytes) {
-      throw Error(at(where, entry.info.name),
+      throw Error(tensor_place(where, entry.info.name),
                   "ends at byte " + std::to_string(entry.end) + " of the data, which has " +
                       std::to_string(data_bytes),
-                  kIncomplete);
+                  kIncompleteDownload);
     }
     place = entry.end;
   }
@@ -184,7 +179,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, int64_t data_b
     if (name == kMetadata) {
       header.metadata = parse_metadata(value, where);
     } else {
-      header.entries.push_back(parse_entry(name, value, at(where, name)));
+      header.entries.push_back(parse_entry(name, value, tensor_place(where, name)));
     }
   }
   std::sort(header.entries.begin(), header.entries.end(), [](const auto& a, const auto& b) {

@@ -20,6 +20,9 @@
 
 namespace nibble {
 
+// Beside the files of a checkpoint that has several: the file of each tensor.
+inline constexpr const char* kIndexFile = "model.safetensors.index.json";
+
 // A tensor and its place, in bytes from the end of the header.
 struct SafetensorsEntry {
   TensorInfo info;

@@ -23,7 +23,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
-namespace nibble {
+namespace nibble::tinychat_format {
 namespace {
 
 // What differs between the two.
@@ -169,11 +169,11 @@ constexpr Format row(std::string_view name, std::string_view summary, std::strin
 
 }  // namespace
 
-const Format kAwqGemvFast =
+const Format kGemvFast =
     row<GemvFast>("awq-gemv-fast", "AutoAWQ's checkpoints, version gemv_fast: tinychat's bytes",
                   "AutoAWQ and GPTQModel, with CUDA");
-const Format kTinychat =
+const Format kFormat =
     row<Tinychat>("tinychat", "llm-awq's interleaved checkpoints, in safetensors",
                   "GPTQModel and, once loaded into it, TinyChat, with CUDA");
 
-}  // namespace nibble
+}  // namespace nibble::tinychat_format

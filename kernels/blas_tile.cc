@@ -1,18 +1,16 @@
 #include "kernels/blas_tile.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <cassert>
 #include <cstdint>
 
+#include "kernels/blas.h"
 #include "kernels/matmul.h"
 #include "src/tensor/matrix.h"
 
 namespace nibble {
 namespace {
 
-blasint blas(int64_t n) { return static_cast<blasint>(n); }
 // BLAS wants at least 1 even of an empty matrix.
 blasint stride(int64_t n) { return static_cast<blasint>(std::max<int64_t>(n, 1)); }
 

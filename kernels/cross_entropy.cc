@@ -15,8 +15,8 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kBlockRows = 256;
-constexpr int64_t kBlockLogits = 512;  // with kBlockRows 512 KB: half of a core's L2
+constexpr int64_t kLogitRows = 256;
+constexpr int64_t kBlockLogits = 512;  // with kLogitRows 512 KB: half of a core's L2
 
 // log(sum of exp) so far of each row; sums over blocks in double.
 struct RunningSum {
@@ -43,15 +43,15 @@ std::vector<double> cross_entropy(int64_t vocabulary, std::span<const int32_t> t
   }
   std::vector<double> result(targets.size(), 0.0);
   const auto count = static_cast<int64_t>(scored.size());
-  const int64_t blocks = (count + kBlockRows - 1) / kBlockRows;
+  const int64_t blocks = (count + kLogitRows - 1) / kLogitRows;
   const RowPath& path = row_path();
 #pragma omp parallel
   {
-    Matrix buffer(std::min(kBlockRows, count), std::min(kBlockLogits, vocabulary));
+    Matrix buffer(std::min(kLogitRows, count), std::min(kBlockLogits, vocabulary));
 #pragma omp for schedule(dynamic)
     for (int64_t block = 0; block < blocks; ++block) {
       const std::span<const int64_t> indexes = std::span(scored).subspan(
-          block * kBlockRows, std::min(kBlockRows, count - block * kBlockRows));
+          block * kLogitRows, std::min(kLogitRows, count - block * kLogitRows));
       const auto n = static_cast<int64_t>(indexes.size());
       const Matrix x = rows(indexes);
       std::vector<RunningSum> sums(indexes.size());

@@ -4,8 +4,6 @@
 // L_ii comes from LAPACK's potrf of the tile with rows and columns reversed.
 #include "kernels/factorize.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <cassert>
 #include <cmath>
@@ -17,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/blas.h"
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
@@ -36,8 +35,6 @@ constexpr int64_t kStripColumns = 2 * kTile;
 constexpr int64_t kNarrowStrips = 4;
 constexpr int64_t kSolveRows = 64;  // rows of B per task of solve_rows
 constexpr int64_t kMoveTile = 64;   // rows per task when the Hessian is reordered
-
-blasint blas(int64_t n) { return static_cast<blasint>(n); }
 
 // c -= a' b, row-major; a [depth, rows], b [depth, columns], all with row length `stride`.
 void subtract_product(int64_t rows, int64_t columns, int64_t depth, const float* a, const float* b,

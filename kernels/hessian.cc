@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/blas.h"
 #include "kernels/blas_tile.h"
 #include "kernels/matmul.h"
 #include "src/tensor/error.h"
@@ -30,8 +31,6 @@ int64_t tile_columns(int64_t K) {
   if (K >= 768) return 256;
   return K >= 256 ? 128 : 64;
 }
-
-blasint blas(int64_t n) { return static_cast<blasint>(n); }
 
 // c [columns of a, columns of b] += a' b
 void add_product(ConstMatrixRef a, ConstMatrixRef b, MatrixRef c) {

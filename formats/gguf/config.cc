@@ -73,7 +73,7 @@ double frequency_factor(const Llama3Rope& rope, double wavelength) {
 
 Json llama3_scaling(const GgufFile& file, const GgufTensor& tensor, const Keys& keys,
                     double theta) {
-  const std::string where = file.path().string() + ": tensor '" + tensor.name + "'";
+  const std::string where = tensor_place(file.path().string(), tensor.name);
   if (tensor.type->dtype != Dtype::kF32 || tensor.shape.size() != 1) {
     throw Error(where, "expected F32 [head size / 2]");
   }

@@ -32,11 +32,6 @@ constexpr int64_t kLargestAlignment = 1 << 20;
 constexpr size_t kLongestName = 63;  // GGML_MAX_NAME, with its NUL
 constexpr size_t kMostDimensions = 4;
 constexpr uint32_t kArrayId = 9;
-constexpr const char* kIncomplete = "incomplete download?";
-
-std::string at(const std::string& where, const std::string& tensor) {
-  return where + ": tensor '" + tensor + "'";
-}
 
 // The id of a value's type in the file: its place in the variant, but for arrays' own id.
 constexpr uint32_t id_of_index(size_t index) {
@@ -80,7 +75,7 @@ class Reader {
       throw Error(where_,
                   std::to_string(count) + " " + what + " declared, " +
                       std::to_string(left_.size()) + " bytes left",
-                  kIncomplete);
+                  kIncompleteDownload);
     }
     return count;
   }
@@ -94,7 +89,7 @@ class Reader {
   std::span<const std::byte> take(size_t bytes, const char* what) {
     if (bytes > left_.size()) {
       throw Error(where_, "the file ends at byte " + std::to_string(size_) + " in " + what,
-                  kIncomplete);
+                  kIncompleteDownload);
     }
     const auto taken = left_.first(bytes);
     left_ = left_.subspan(bytes);
@@ -178,8 +173,9 @@ int64_t alignment_of(const GgufMetadata& metadata) {
 void check_name(const std::string& name, const std::string& where) {
   if (name.empty()) throw Error(where, "a tensor without a name");
   if (name.size() > kLongestName) {
-    throw Error(at(where, name), "a name of " + std::to_string(name.size()) + " bytes, at most " +
-                                     std::to_string(kLongestName) + " are allowed");
+    throw Error(tensor_place(where, name), "a name of " + std::to_string(name.size()) +
+                                               " bytes, at most " + std::to_string(kLongestName) +
+                                               " are allowed");
   }
 }
 
@@ -187,7 +183,7 @@ GgufTensor read_tensor(Reader& reader, const std::string& where) {
   GgufTensor tensor;
   tensor.name = reader.next_string();
   check_name(tensor.name, where);
-  reader.enter(at(where, tensor.name));
+  reader.enter(tensor_place(where, tensor.name));
   const auto dimensions = reader.next<uint32_t>("the number of dimensions");
   if (dimensions > kMostDimensions) {
     throw Error(reader.where(), std::to_string(dimensions) + " dimensions, at most 4 are allowed");
@@ -209,7 +205,7 @@ GgufTensor read_tensor(Reader& reader, const std::string& where) {
 void check_places(const GgufHeader& header, int64_t file_bytes, const std::string& where) {
   int64_t place = 0;
   for (const GgufTensor& tensor : header.tensors) {
-    const std::string tensor_where = at(where, tensor.name);
+    const std::string tensor_where = tensor_place(where, tensor.name);
     if (tensor.offset != place) {
       throw Error(tensor_where, "begins at byte " + std::to_string(tensor.offset) +
                                     " of the data, expected " + std::to_string(place) +
@@ -220,7 +216,7 @@ void check_places(const GgufHeader& header, int64_t file_bytes, const std::strin
       throw Error(tensor_where,
                   std::to_string(tensor.bytes) + " bytes declared, " +
                       std::to_string(place > room ? 0 : room - place) + " left",
-                  kIncomplete);
+                  kIncompleteDownload);
     }
     place = round_up(place + tensor.bytes, header.alignment, tensor_where);
   }
@@ -301,7 +297,7 @@ GgufHeader parse_gguf(std::span<const std::byte> file, const std::string& where)
     reader.enter(where + ": tensor " + std::to_string(i));
     header.tensors.push_back(read_tensor(reader, where));
     const std::string& name = header.tensors.back().name;
-    if (!names.insert(name).second) throw Error(at(where, name), "is there twice");
+    if (!names.insert(name).second) throw Error(tensor_place(where, name), "is there twice");
   }
   header.data_begin = round_up(reader.place(), header.alignment, where);
   check_places(header, std::ssize(file), where);
@@ -322,7 +318,7 @@ std::string gguf_header_bytes(GgufHeader& header, const std::string& where) {
   int64_t place = 0;
   for (GgufTensor& tensor : header.tensors) {
     check_name(tensor.name, where);
-    const std::string tensor_where = at(where, tensor.name);
+    const std::string tensor_where = tensor_place(where, tensor.name);
     if (!names.insert(tensor.name).second) throw Error(tensor_where, "is there twice");
     tensor.bytes = gguf_bytes(*tensor.type, tensor.shape, tensor_where);
     tensor.offset = place;

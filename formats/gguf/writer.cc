@@ -39,7 +39,7 @@ class GgufWriter::State {
   }
 
   std::string where(const std::string& tensor) const {
-    return file.target().string() + ": tensor '" + tensor + "'";
+    return tensor_place(file.target().string(), tensor);
   }
 
   AtomicFile file;

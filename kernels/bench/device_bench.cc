@@ -30,7 +30,7 @@
 namespace nibble {
 namespace {
 
-constexpr int kRounds = 11;
+constexpr int kDeviceRounds = 11;
 constexpr int kFewestCalls = 4;  // in a graph
 constexpr int kMostCalls = 64;
 constexpr int kColdCaches = 4;        // weights in turn are so many times the cache
@@ -78,7 +78,7 @@ int calls_for(int64_t weight_bytes, int64_t cache_bytes) {
 double median_microseconds(TimedGraph& graph) {
   std::vector<double> rounds;
   graph.microseconds();
-  for (int i = 0; i < kRounds; ++i) rounds.push_back(graph.microseconds());
+  for (int i = 0; i < kDeviceRounds; ++i) rounds.push_back(graph.microseconds());
   return median(rounds);
 }
 
@@ -102,7 +102,7 @@ TimedGraph fastest_dense(Cublas& cublas, int calls,
   return std::move(graphs[static_cast<size_t>(best)]);
 }
 
-double read_bandwidth() {
+double device_bandwidth() {
   const DeviceArray memory = random_array(Dtype::kI8, kProbeBytes);
   const DeviceArray sums(static_cast<size_t>(read_sums_bytes()));
   read_memory(memory, sums, nullptr);
@@ -185,7 +185,7 @@ std::string kernel_name(const LinearPlan& plan) {
 DeviceBench::DeviceBench(bool times) : device_(describe_device()) {
   if (!times) return;
   Cublas& cublas = workspace_->cublas();
-  roofs_.bytes_per_second = read_bandwidth();
+  roofs_.bytes_per_second = device_bandwidth();
   roofs_.operations_per_second = dense_rate(cublas, Dtype::kF16);
   roofs_.integer_operations_per_second = dense_rate(cublas, Dtype::kI8);
 }
@@ -241,7 +241,7 @@ Timing DeviceBench::time(const BenchCase& product, const FragmentLinear& packed,
   });
 
   std::vector<double> ours, theirs;
-  for (int round = 0; round <= kRounds; ++round) {
+  for (int round = 0; round <= kDeviceRounds; ++round) {
     const double microseconds = graph.microseconds();
     const double dense_microseconds = dense_graph.microseconds();
     if (round == 0) continue;  // warms up

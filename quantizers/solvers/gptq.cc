@@ -11,8 +11,6 @@
 // which does not move weights inside a block of 128.
 #include "quantizers/solvers/gptq.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -22,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/blas.h"
 #include "kernels/blas_tile.h"
 #include "kernels/factorize.h"
 #include "kernels/matmul.h"
@@ -193,11 +192,11 @@ class Tile {
   void fit_groups(int64_t block, int64_t columns, int64_t ahead) {
     const auto& F = layer_.factorization.F;
     Matrix moved = target_ - from_;
-    const auto depth = static_cast<blasint>(ahead);
+    const blasint depth = blas(ahead);
     if (block > 0) {
       cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasUnit, depth,
-                  static_cast<blasint>(moved.cols()), 1.f, F.data() + block * F.cols() + block,
-                  static_cast<blasint>(F.cols()), moved.data(), static_cast<blasint>(moved.cols()));
+                  blas(moved.cols()), 1.f, F.data() + block * F.cols() + block, blas(F.cols()),
+                  moved.data(), blas(moved.cols()));
     }
     moved += from_;
     for (int64_t j = block; j < block + columns; ++j) {

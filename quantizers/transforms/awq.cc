@@ -16,7 +16,7 @@ namespace nibble {
 namespace {
 
 constexpr int kRatios = 20;
-constexpr float kSmallest = 1e-4F;
+constexpr float kSmallestScale = 1e-4F;
 constexpr int64_t kSampledRows = 256;
 constexpr size_t kFinalists = 4;
 
@@ -43,9 +43,9 @@ Vector relative_magnitudes(const ScaleGroup& group) {
 Vector scales_of(const Vector& x, const Vector& w, double ratio, bool duo) {
   const auto r = static_cast<float>(ratio);
   Vector s = x.array().pow(r).matrix();
-  if (duo) s = s.cwiseQuotient((w.array().pow(1.F - r) + kSmallest).matrix());
+  if (duo) s = s.cwiseQuotient((w.array().pow(1.F - r) + kSmallestScale).matrix());
   for (int64_t k = 0; k < s.size(); ++k) {
-    s(k) = x(k) > 0.F && std::isfinite(s(k)) ? std::max(s(k), kSmallest) : 0.F;
+    s(k) = x(k) > 0.F && std::isfinite(s(k)) ? std::max(s(k), kSmallestScale) : 0.F;
   }
   float largest = 0.F;
   float smallest = INFINITY;

@@ -15,7 +15,7 @@
 namespace nibble {
 namespace {
 
-constexpr int kSteps = 10;
+constexpr int kClipSteps = 10;
 constexpr int kGrid = 20;
 constexpr int64_t kRows = 128;  // per task
 
@@ -84,7 +84,7 @@ ClippedWeights clip_weights(const Matrix& W, const Matrix& H, const Scheme& sche
   Matrix limits = largest;
   Matrix least;  // [N, G] losses
   ClippedWeights result;
-  for (int step = 0; step < kSteps; ++step) {
+  for (int step = 0; step < kClipSteps; ++step) {
     const Matrix tried = share_of(step) * largest;
     const Matrix V = clamped(W, groups, tried);
     const Matrix E = dequantize(solve_rtn({.W = V, .scheme = scheme, .where = where}).q) - W;

@@ -15,7 +15,7 @@ namespace nibble {
 namespace {
 
 constexpr float kSmallest = 1e-5F;
-constexpr int kSteps = 20;  // of alpha
+constexpr int kAlphaSteps = 20;  // of alpha
 
 // [K] over the rows of all layers.
 Vector largest_weights(const ScaleGroup& group) {
@@ -114,8 +114,8 @@ SmoothQuantScales find_smoothquant_scales(const ScaleGroup& group, std::optional
   best.identity = true;
   best.score_before = best.score_after = expected_error(group, best.s);
   check_score(group, best.score_before);
-  for (int i = 0; i <= kSteps; ++i) {
-    const double candidate = alpha ? *alpha : static_cast<double>(i) / kSteps;
+  for (int i = 0; i <= kAlphaSteps; ++i) {
+    const double candidate = alpha ? *alpha : static_cast<double>(i) / kAlphaSteps;
     Vector s = smoothquant_scales(group, candidate);
     const double found = expected_error(group, s);
     if (alpha || found < best.score_after) {

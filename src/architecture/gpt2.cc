@@ -10,7 +10,7 @@ namespace nibble {
 namespace {
 
 constexpr std::array kStackedRoles = {Role::kQuery, Role::kKey, Role::kValue};
-constexpr std::array<LinearRow, 4> kLinears = {{
+constexpr std::array<LinearRow, 4> kGpt2Linears = {{
     {"attn.c_attn", kStackedRoles, InputGroup::kAttention, Bias::kAlways},
     {"attn.c_proj", kAttentionOutputRole, InputGroup::kAttentionOutput, Bias::kAlways},
     {"mlp.c_fc", kUpRole, InputGroup::kMlp, Bias::kAlways},
@@ -37,7 +37,7 @@ Architecture gpt2() {
       .key_norm = "",
       .final_norm = "ln_f",
       .head = "lm_head",
-      .linears = kLinears,
+      .linears = kGpt2Linears,
       .norm = Norm::kLayer,
       .activation = Activation::kGeluTanh,
       .positions = Positions::kLearned,

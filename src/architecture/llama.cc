@@ -6,7 +6,7 @@
 namespace nibble {
 namespace {
 
-constexpr auto kLinears =
+constexpr auto kLlamaLinears =
     llama_linears(Bias::kAttentionBiasKey, Bias::kAttentionBiasKey, Bias::kMlpBiasKey);
 
 }  // namespace
@@ -26,7 +26,7 @@ Architecture llama() {
       .key_norm = "",
       .final_norm = "norm",
       .head = "lm_head",
-      .linears = kLinears,
+      .linears = kLlamaLinears,
       .norm = Norm::kRms,
       .activation = Activation::kSilu,
       .positions = Positions::kRope,

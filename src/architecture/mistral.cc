@@ -5,7 +5,7 @@
 namespace nibble {
 namespace {
 
-constexpr auto kLinears = llama_linears(Bias::kNever, Bias::kNever, Bias::kNever);
+constexpr auto kMistralLinears = llama_linears(Bias::kNever, Bias::kNever, Bias::kNever);
 
 }  // namespace
 
@@ -14,7 +14,7 @@ Architecture mistral() {
   row.model_type = "mistral";
   row.name = "MistralForCausalLM";
   row.models = "Mistral 7B";
-  row.linears = kLinears;
+  row.linears = kMistralLinears;
   return row;
 }
 

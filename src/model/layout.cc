@@ -27,7 +27,7 @@ namespace {
 constexpr int64_t kMostFindings = 1000;  // nobody reads more, and each costs a search for names
 
 std::string file_of(const Checkpoint& checkpoint, const std::string& tensor) {
-  return checkpoint.info(tensor).file.filename().string() + ": tensor '" + tensor + "'";
+  return tensor_place(checkpoint.info(tensor).file.filename().string(), tensor);
 }
 
 int64_t rows_of_role(const Config& config, Role role) {

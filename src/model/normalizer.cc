@@ -23,7 +23,7 @@ namespace nibble {
 
 namespace {
 
-using Step = std::function<std::string(const std::string&)>;
+using TextStep = std::function<std::string(const std::string&)>;
 
 // The compatibility form of U+FDFA, the longest, is 11 times as long, a space as a mark 3 times.
 // Steps may follow one another, each longer than the one before.
@@ -35,7 +35,7 @@ bool is_ascii(const std::string& text) {
 }
 
 // options: UTF8PROC_COMPOSE or _DECOMPOSE, perhaps with _COMPAT. ASCII is in every normal form.
-Step normal_form(int options) {
+TextStep normal_form(int options) {
   return [options](const std::string& text) {
     if (is_ascii(text)) return text;
     utf8proc_uint8_t* mapped = nullptr;
@@ -75,7 +75,8 @@ std::string strip_accents(const std::string& text) {
   return result;
 }
 
-Step regex_replacement(std::string_view pattern, std::string content, const std::string& where) {
+TextStep regex_replacement(std::string_view pattern, std::string content,
+                           const std::string& where) {
   const auto regex = std::make_shared<const Regex>(pattern, where);
   return [regex, content = std::move(content)](const std::string& text) {
     std::vector<RegexMatch> matches;
@@ -91,7 +92,7 @@ Step regex_replacement(std::string_view pattern, std::string content, const std:
   };
 }
 
-Step strip(const JsonView& section) {
+TextStep strip_text(const JsonView& section) {
   std::string pattern;
   if (section.flag("strip_left", true)) pattern = "\\A\\s+";
   if (section.flag("strip_right", true)) pattern += pattern.empty() ? "\\s+\\z" : "|\\s+\\z";
@@ -99,7 +100,7 @@ Step strip(const JsonView& section) {
   return regex_replacement(pattern, "", section.where());
 }
 
-Step replace(const JsonView& section) {
+TextStep replace_text(const JsonView& section) {
   const JsonView pattern = section.at("pattern");
   std::string content = section.at("content").text();
   if (content.size() > kSlack) section.fail("a replacement of more than 4096 bytes");
@@ -110,32 +111,32 @@ Step replace(const JsonView& section) {
              const std::string& text) { return replace_all(text, from, content); };
 }
 
-Step prepend(const JsonView& section) {
+TextStep prepend(const JsonView& section) {
   return [prefix = section.at("prepend").text()](const std::string& text) {
     return text.empty() ? text : prefix + text;
   };
 }
 
-struct Row {
+struct NormalizerRow {
   std::string_view type;
-  Step (*make)(const JsonView& section);
+  TextStep (*make)(const JsonView& section);
 };
 
 constexpr int kCompose = UTF8PROC_COMPOSE;
 constexpr int kDecompose = UTF8PROC_DECOMPOSE;
 constexpr int kCompatible = UTF8PROC_COMPAT;
 
-constexpr std::array<Row, 10> kRows{{
+constexpr std::array<NormalizerRow, 10> kNormalizers{{
     {"NFC", [](const JsonView&) { return normal_form(kCompose); }},
     {"NFD", [](const JsonView&) { return normal_form(kDecompose); }},
     {"NFKC", [](const JsonView&) { return normal_form(kCompose | kCompatible); }},
     {"NFKD", [](const JsonView&) { return normal_form(kDecompose | kCompatible); }},
-    {"Lowercase", [](const JsonView&) { return Step(lower_case); }},
-    {"StripAccents", [](const JsonView&) { return Step(strip_accents); }},
-    {"Strip", strip},
-    {"Replace", replace},
+    {"Lowercase", [](const JsonView&) { return TextStep(lower_case); }},
+    {"StripAccents", [](const JsonView&) { return TextStep(strip_accents); }},
+    {"Strip", strip_text},
+    {"Replace", replace_text},
     {"Prepend", prepend},
-    {"ByteLevel", [](const JsonView&) { return Step(letters_of_bytes); }},
+    {"ByteLevel", [](const JsonView&) { return TextStep(letters_of_bytes); }},
 }};
 
 }  // namespace
@@ -154,9 +155,9 @@ void Normalizer::add(const JsonView& section) {
     for (const JsonView& part : section.at("normalizers").elements()) add(part);
     return;
   }
-  const auto row =
-      std::find_if(kRows.begin(), kRows.end(), [&](const Row& r) { return r.type == type; });
-  if (row == kRows.end()) {
+  const auto row = std::find_if(kNormalizers.begin(), kNormalizers.end(),
+                                [&](const NormalizerRow& r) { return r.type == type; });
+  if (row == kNormalizers.end()) {
     section.at("type").fail("normalizer '" + type + "' is not implemented");
   }
   steps_.push_back(row->make(section));
@@ -164,7 +165,7 @@ void Normalizer::add(const JsonView& section) {
 
 std::string Normalizer::apply(std::string text) const {
   const size_t most = kMostGrowth * (text.size() + kSlack);
-  for (const Step& step : steps_) {
+  for (const TextStep& step : steps_) {
     text = step(text);
     if (text.size() > most) {
       throw Error(where_,

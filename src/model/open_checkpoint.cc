@@ -61,7 +61,7 @@ class Presentation {
 
  private:
   std::string where(const GgufTensor& tensor) const {
-    return file_->path().string() + ": tensor '" + tensor.name + "'";
+    return tensor_place(file_->path().string(), tensor.name);
   }
 
   // Rows of a head of this module; 0 where they lie in order.

@@ -21,7 +21,7 @@ namespace nibble {
 
 namespace {
 
-using Step = std::function<Words(const Words&)>;
+using WordStep = std::function<Words(const Words&)>;
 
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -94,7 +94,7 @@ void apply_behavior(SplitBehavior behavior, std::vector<Part>& parts) {
   }
 }
 
-Step split(Regex regex, SplitBehavior behavior, bool invert) {
+WordStep split(Regex regex, SplitBehavior behavior, bool invert) {
   auto shared = std::make_shared<const Regex>(std::move(regex));
   return [regex = std::move(shared), behavior, invert](const Words& words) {
     RegexScanner scanner(*regex);
@@ -138,15 +138,15 @@ Words spell_with_letters(const Words& words) {
   });
 }
 
-enum class Prefix { kAlways, kFirst, kNever };
+enum class SpacePrefix { kAlways, kFirst, kNever };
 
 // Spaces become `mark`, and words get it in front unless they have it.
-Step mark_spaces(std::string mark, Prefix prefix) {
+WordStep mark_spaces(std::string mark, SpacePrefix prefix) {
   return [mark = std::move(mark), prefix](const Words& words) {
     return change_each(words, [&](size_t i, std::string_view word, Words& result) {
       const std::string marked = replace_all(std::string(word), " ", mark);
-      const bool wanted =
-          prefix == Prefix::kAlways || (prefix == Prefix::kFirst && i == 0 && words.at_start);
+      const bool wanted = prefix == SpacePrefix::kAlways ||
+                          (prefix == SpacePrefix::kFirst && i == 0 && words.at_start);
       if (wanted && !marked.starts_with(mark)) result.text += mark;
       result.add(marked);
     });
@@ -181,51 +181,52 @@ Regex pattern_of(const JsonView& section) {
 }
 
 // "prepend_scheme", or its older form "add_prefix_space".
-Prefix prefix_of(const JsonView& section) {
+SpacePrefix prefix_of(const JsonView& section) {
   const auto scheme = section.find("prepend_scheme");
-  if (!scheme) return section.flag("add_prefix_space", true) ? Prefix::kAlways : Prefix::kNever;
-  if (scheme->text() == "always") return Prefix::kAlways;
-  if (scheme->text() == "first") return Prefix::kFirst;
-  if (scheme->text() == "never") return Prefix::kNever;
+  if (!scheme)
+    return section.flag("add_prefix_space", true) ? SpacePrefix::kAlways : SpacePrefix::kNever;
+  if (scheme->text() == "always") return SpacePrefix::kAlways;
+  if (scheme->text() == "first") return SpacePrefix::kFirst;
+  if (scheme->text() == "never") return SpacePrefix::kNever;
   scheme->fail("prepend scheme '" + scheme->text() + "' is not known");
 }
 
-std::vector<Step> split_step(const JsonView& section) {
+std::vector<WordStep> split_step(const JsonView& section) {
   return {split(pattern_of(section), behavior_named(section.at("behavior")),
                 section.flag("invert", false))};
 }
 
-std::vector<Step> digits(const JsonView& section) {
+std::vector<WordStep> digits(const JsonView& section) {
   const bool each = section.flag("individual_digits", false);
   return {split(Regex("\\p{N}", section.where()),
                 each ? SplitBehavior::kIsolated : SplitBehavior::kContiguous, false)};
 }
 
-std::vector<Step> punctuation(const JsonView& section) {
+std::vector<WordStep> punctuation(const JsonView& section) {
   return {split(Regex(kPunctuation, section.where()),
                 behavior_of(section, SplitBehavior::kIsolated), false)};
 }
 
-std::vector<Step> whitespace(const JsonView& section) {
+std::vector<WordStep> whitespace(const JsonView& section) {
   return {split(Regex(R"(\w+|[^\w\s]+)", section.where()), SplitBehavior::kRemoved, true)};
 }
 
-std::vector<Step> whitespace_split(const JsonView& section) {
+std::vector<WordStep> whitespace_split(const JsonView& section) {
   return {split(Regex("\\s", section.where()), SplitBehavior::kRemoved, false)};
 }
 
-std::vector<Step> delimiter(const JsonView& section) {
+std::vector<WordStep> delimiter(const JsonView& section) {
   const JsonView text = section.at("delimiter");
   if (text.text().empty()) text.fail("the delimiter is empty");
   return {split(Regex::literal(text.text(), text.where()), SplitBehavior::kRemoved, false)};
 }
 
-std::vector<Step> metaspace(const JsonView& section) {
+std::vector<WordStep> metaspace_steps(const JsonView& section) {
   const std::string mark = section.text("replacement", "\u2581");
   if (mark.empty() || utf8_length(mark.front()) != mark.size()) {
     section.at("replacement").fail("the replacement is not one character");
   }
-  std::vector<Step> steps{mark_spaces(mark, prefix_of(section))};
+  std::vector<WordStep> steps{mark_spaces(mark, prefix_of(section))};
   if (section.flag("split", true)) {
     steps.push_back(
         split(Regex::literal(mark, section.where()), SplitBehavior::kMergedWithNext, false));
@@ -233,19 +234,19 @@ std::vector<Step> metaspace(const JsonView& section) {
   return steps;
 }
 
-struct Row {
+struct PretokenizerRow {
   std::string_view type;
-  std::vector<Step> (*make)(const JsonView& section);
+  std::vector<WordStep> (*make)(const JsonView& section);
 };
 
-constexpr std::array<Row, 7> kRows{{
+constexpr std::array<PretokenizerRow, 7> kPretokenizers{{
     {"Split", split_step},
     {"Digits", digits},
     {"Punctuation", punctuation},
     {"Whitespace", whitespace},
     {"WhitespaceSplit", whitespace_split},
     {"CharDelimiterSplit", delimiter},
-    {"Metaspace", metaspace},
+    {"Metaspace", metaspace_steps},
 }};
 
 }  // namespace
@@ -282,7 +283,8 @@ Pretokenizer Pretokenizer::llama3() {
 
 Pretokenizer Pretokenizer::llama(bool prefix) {
   Pretokenizer result;
-  result.steps_.push_back(mark_spaces("\u2581", prefix ? Prefix::kFirst : Prefix::kNever));
+  result.steps_.push_back(
+      mark_spaces("\u2581", prefix ? SpacePrefix::kFirst : SpacePrefix::kNever));
   return result;
 }
 
@@ -305,12 +307,12 @@ void Pretokenizer::add(const JsonView& section) {
     if (byte_level_) section.fail("ByteLevel twice is not implemented");
     return add_byte_level(section.flag("add_prefix_space", true), section.flag("use_regex", true));
   }
-  const auto row =
-      std::find_if(kRows.begin(), kRows.end(), [&](const Row& r) { return r.type == type; });
-  if (row == kRows.end()) {
+  const auto row = std::find_if(kPretokenizers.begin(), kPretokenizers.end(),
+                                [&](const PretokenizerRow& r) { return r.type == type; });
+  if (row == kPretokenizers.end()) {
     section.at("type").fail("pre-tokenizer '" + type + "' is not implemented");
   }
-  for (Step& step : row->make(section)) steps_.push_back(std::move(step));
+  for (WordStep& step : row->make(section)) steps_.push_back(std::move(step));
 }
 
 Words Pretokenizer::apply(std::string text, bool at_start) const {
@@ -318,7 +320,7 @@ Words Pretokenizer::apply(std::string text, bool at_start) const {
   words.at_start = at_start;
   words.ends.push_back(text.size());
   words.text = std::move(text);
-  for (const Step& step : steps_) words = step(words);
+  for (const WordStep& step : steps_) words = step(words);
   return words;
 }
 

@@ -11,7 +11,7 @@ namespace nibble {
 
 namespace {
 
-uint64_t pair_of(char32_t left, char32_t right) {
+uint64_t neighbours_of(char32_t left, char32_t right) {
   return (static_cast<uint64_t>(left) << 32) | static_cast<uint64_t>(right);
 }
 
@@ -24,7 +24,7 @@ void TokenBorders::add(std::string_view token) {
   if (position == token.size()) known_.insert(left);
   while (position < token.size()) {
     const char32_t right = next_character(token, position);
-    neighbours_.insert(pair_of(left, right));
+    neighbours_.insert(neighbours_of(left, right));
     left = right;
   }
 }
@@ -37,8 +37,8 @@ void TokenBorders::cut(std::string_view word, std::vector<size_t>& ends) const {
   while (position < word.size()) {
     const size_t border = position;
     const char32_t right = next_character(word, position);
-    const bool joined = neighbours_.contains(pair_of(left, right)) || !known_.contains(left) ||
-                        !known_.contains(right);
+    const bool joined = neighbours_.contains(neighbours_of(left, right)) ||
+                        !known_.contains(left) || !known_.contains(right);
     if (!joined) ends.push_back(border);
     left = right;
   }

@@ -23,7 +23,7 @@ namespace nibble {
 namespace {
 
 using Tokens = std::vector<std::string>;
-using Step = std::function<void(Tokens&)>;
+using TokenStep = std::function<void(Tokens&)>;
 
 std::string join(const Tokens& tokens, std::string_view separator) {
   std::string text;
@@ -77,7 +77,7 @@ void join_byte_tokens(Tokens& tokens) {
 void fuse(Tokens& tokens) { tokens = {join(tokens, "")}; }
 
 // Up to `start` times `content` off the front of each token, up to `stop` times off its end.
-Step strip(std::string content, int64_t start, int64_t stop) {
+TokenStep strip(std::string content, int64_t start, int64_t stop) {
   return [content = std::move(content), start, stop](Tokens& tokens) {
     for (std::string& token : tokens) {
       std::string_view rest = token;
@@ -92,19 +92,19 @@ Step strip(std::string content, int64_t start, int64_t stop) {
   };
 }
 
-Step replace(std::string from, std::string content) {
+TokenStep replace(std::string from, std::string content) {
   return [from = std::move(from), content = std::move(content)](Tokens& tokens) {
     for (std::string& token : tokens) token = replace_all(token, from, content);
   };
 }
 
-Step strip_section(const JsonView& section) {
+TokenStep strip_section(const JsonView& section) {
   const JsonView content = section.at("content");
   if (content.text().empty()) content.fail("the text to strip is empty");
   return strip(content.text(), section.at("start").integer(), section.at("stop").integer());
 }
 
-Step replace_section(const JsonView& section) {
+TokenStep replace_section(const JsonView& section) {
   const JsonView pattern = section.at("pattern");
   std::string content = section.at("content").text();
   if (pattern.find("String")) return replace(pattern.at("String").text(), std::move(content));
@@ -112,7 +112,7 @@ Step replace_section(const JsonView& section) {
 }
 
 // All marks of the first token vanish where the encoder may have put one there; others are spaces.
-Step metaspace(const JsonView& section) {
+TokenStep metaspace(const JsonView& section) {
   const bool prefixed = section.find("prepend_scheme")
                             ? section.at("prepend_scheme").text() != "never"
                             : section.flag("add_prefix_space", true);
@@ -123,15 +123,15 @@ Step metaspace(const JsonView& section) {
   };
 }
 
-struct Row {
+struct DecoderRow {
   std::string_view type;
-  Step (*make)(const JsonView& section);
+  TokenStep (*make)(const JsonView& section);
 };
 
-constexpr std::array<Row, 6> kRows{{
-    {"ByteLevel", [](const JsonView&) { return Step(spell_bytes); }},
-    {"ByteFallback", [](const JsonView&) { return Step(join_byte_tokens); }},
-    {"Fuse", [](const JsonView&) { return Step(fuse); }},
+constexpr std::array<DecoderRow, 6> kDecoders{{
+    {"ByteLevel", [](const JsonView&) { return TokenStep(spell_bytes); }},
+    {"ByteFallback", [](const JsonView&) { return TokenStep(join_byte_tokens); }},
+    {"Fuse", [](const JsonView&) { return TokenStep(fuse); }},
     {"Strip", strip_section},
     {"Replace", replace_section},
     {"Metaspace", metaspace},
@@ -160,14 +160,14 @@ void TokenDecoder::add(const JsonView& section) {
     for (const JsonView& part : section.at("decoders").elements()) add(part);
     return;
   }
-  const auto row =
-      std::find_if(kRows.begin(), kRows.end(), [&](const Row& r) { return r.type == type; });
-  if (row == kRows.end()) section.at("type").fail("decoder '" + type + "' is not implemented");
+  const auto row = std::find_if(kDecoders.begin(), kDecoders.end(),
+                                [&](const DecoderRow& r) { return r.type == type; });
+  if (row == kDecoders.end()) section.at("type").fail("decoder '" + type + "' is not implemented");
   steps_.push_back(row->make(section));
 }
 
 std::string TokenDecoder::apply(std::vector<std::string> tokens) const {
-  for (const Step& step : steps_) step(tokens);
+  for (const TokenStep& step : steps_) step(tokens);
   return repair_utf8(join(tokens, steps_.empty() ? " " : ""));
 }
 

@@ -29,17 +29,17 @@ namespace nibble {
 namespace {
 
 // Ids with their texts and types; what is missing in the table is padding.
-struct Tokens {
+struct TypedTokens {
   std::vector<std::string> texts;
   std::vector<int32_t> types;
 };
 
-Tokens tokens_of(const TokenizerParts& parts, int64_t vocabulary, const std::string& where) {
+TypedTokens tokens_of(const TokenizerParts& parts, int64_t vocabulary, const std::string& where) {
   if (parts.table.size() > vocabulary) {
     throw Error(where, std::to_string(parts.table.size()) + " tokens, the model has " +
                            std::to_string(vocabulary) + " rows of embeddings");
   }
-  Tokens tokens;
+  TypedTokens tokens;
   for (int64_t id = 0; id < vocabulary; ++id) {
     const bool known =
         id < parts.table.size() && !parts.table.text(static_cast<int32_t>(id)).empty();
@@ -58,8 +58,8 @@ bool is_byte(std::string_view text) {
   return text.size() == 6 && text.starts_with("<0x") && text.ends_with('>');
 }
 
-void add_common(const TokenizerParts& parts, Tokens tokens, const char* model, std::string_view pre,
-                GgufMetadata& metadata) {
+void add_common(const TokenizerParts& parts, TypedTokens tokens, const char* model,
+                std::string_view pre, GgufMetadata& metadata) {
   metadata.set(kModel, std::string(model));
   metadata.set(kPre, std::string(pre));
   metadata.set(kTokens, std::move(tokens.texts));
@@ -139,7 +139,7 @@ void add_bpe(const TokenizerParts& parts, int64_t vocabulary, std::string_view p
 // ---- SentencePiece ------------------------------------------------------------------------------
 
 // Pieces keep the order in which merges make them: the earlier, the higher the score.
-std::vector<float> scores_of(const Json& tokenizer, const Tokens& tokens) {
+std::vector<float> scores_of(const Json& tokenizer, const TypedTokens& tokens) {
   std::map<std::string, size_t> ids;
   for (size_t id = 0; id < tokens.texts.size(); ++id) ids.emplace(tokens.texts[id], id);
   std::vector<float> scores(tokens.texts.size(), 0.F);
@@ -156,7 +156,7 @@ std::vector<float> scores_of(const Json& tokenizer, const Tokens& tokens) {
   return scores;
 }
 
-void add_pieces(const TokenizerParts& parts, Tokens tokens, std::vector<float> scores,
+void add_pieces(const TokenizerParts& parts, TypedTokens tokens, std::vector<float> scores,
                 const TokenizerConfig& config, std::optional<std::string> unknown,
                 GgufMetadata& metadata) {
   for (size_t id = 0; id < tokens.texts.size(); ++id) {
@@ -179,7 +179,7 @@ void add_sentencepiece(const TokenizerParts& parts, int64_t vocabulary,
   if (!processor.Load(file.string()).ok()) {
     throw Error(file.string(), "no SentencePiece model", "tiktoken files are not written to GGUF");
   }
-  Tokens tokens = tokens_of(parts, vocabulary, file.string());
+  TypedTokens tokens = tokens_of(parts, vocabulary, file.string());
   std::vector<float> scores(tokens.texts.size(), 0.F);
   for (int id = 0; id < processor.GetPieceSize(); ++id) {
     scores[static_cast<size_t>(id)] = processor.GetScore(id);
@@ -218,7 +218,7 @@ void add_gguf_tokenizer(const std::filesystem::path& model, int64_t vocabulary,
       add_bpe(parts, vocabulary, pre_name(json, json_file.string()), merges_of(json),
               json_file.string(), metadata);
     } else {
-      Tokens tokens = tokens_of(parts, vocabulary, json_file.string());
+      TypedTokens tokens = tokens_of(parts, vocabulary, json_file.string());
       std::vector<float> scores = scores_of(json, tokens);
       const Json unknown = json.at("model").value("unk_token", Json());
       add_pieces(parts, std::move(tokens), std::move(scores), config,

@@ -15,7 +15,7 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kRows = 64;  // logits at a time: 64 x 128k x 2 x 4 bytes = 66 MB a thread
+constexpr int64_t kLogitRows = 64;  // logits at a time: 64 x 128k x 2 x 4 bytes = 66 MB a thread
 
 }  // namespace
 
@@ -31,8 +31,8 @@ std::vector<TokenDivergence> compare_logits(const Model& model, const Model::Hea
   std::vector<TokenDivergence> result(scored.size());
   const auto count = static_cast<int64_t>(scored.size());
 #pragma omp parallel for schedule(dynamic)
-  for (int64_t first = 0; first < count; first += kRows) {
-    const int64_t rows = std::min(kRows, count - first);
+  for (int64_t first = 0; first < count; first += kLogitRows) {
+    const int64_t rows = std::min(kLogitRows, count - first);
     Matrix part(rows, x.cols());
     Matrix reference_part(rows, reference_x.cols());
     for (int64_t r = 0; r < rows; ++r) {

@@ -77,7 +77,7 @@ bool guards(const Recipe& recipe, const Plan& plan) {
 // The error is then that of the activations as much as of the weights.
 bool is_w8a8(const Scheme& scheme) { return scheme.activations && scheme.grid.bits == 8; }
 
-constexpr int64_t kRows = 128;  // per task
+constexpr int64_t kTaskRows = 128;  // per task
 
 // sum of a * b, in double.
 double inner_product(ConstMatrixRef a, ConstMatrixRef b) {
@@ -97,8 +97,8 @@ class Judge {
     // In tiles, as all that decides a code: the same bits for any number of threads.
     shift_.resize(W.rows(), W.cols());
 #pragma omp parallel for schedule(dynamic)
-    for (int64_t row = 0; row < W.rows(); row += kRows) {
-      const int64_t rows = std::min(kRows, W.rows() - row);
+    for (int64_t row = 0; row < W.rows(); row += kTaskRows) {
+      const int64_t rows = std::min(kTaskRows, W.rows() - row);
       multiply_tile(W.middleRows(row, rows), sample.drift, shift_.middleRows(row, rows),
                     Accumulate::kNo);
     }

@@ -9,6 +9,9 @@
 
 namespace nibble {
 
+// Below this a second thread costs more than it saves (about 20 us of work).
+inline constexpr int64_t kParallelWeights = 1 << 16;
+
 // Block of weight (n, k) when columns are in their own order.
 int64_t block_at(const Blocking& blocking, int64_t K, int64_t n, int64_t k);
 // First column after k that may be in another block than column k of row n.

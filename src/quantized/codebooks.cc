@@ -24,8 +24,6 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kParallelWeights = 1 << 16;
-
 // Levels in ascending order, each once, and the borders between them: a halving search.
 class NearestLevel {
  public:

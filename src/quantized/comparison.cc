@@ -21,8 +21,6 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kParallelWeights = 1 << 16;
-
 // The two smallest and the two largest levels; equal where there is but one.
 struct LevelEnds {
   float low = 0.f;
@@ -63,13 +61,13 @@ Limits limits_of(const LevelEnds& ends, const WeightRule& rule) {
           static_cast<float>(high + (high - below_high) / 2. + slack)};
 }
 
-constexpr int64_t kLanes = 8;
+constexpr int64_t kVectorLanes = 8;
 // GCC's and Clang's vector extensions.
-typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+typedef float Floats __attribute__((vector_size(kVectorLanes * sizeof(float))));
 typedef float LooseFloats
-    __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
-typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
-typedef int32_t Integers __attribute__((vector_size(kLanes * sizeof(int32_t))));
+    __attribute__((vector_size(kVectorLanes * sizeof(float)), aligned(alignof(float)), may_alias));
+typedef double Doubles __attribute__((vector_size(kVectorLanes * sizeof(double))));
+typedef int32_t Integers __attribute__((vector_size(kVectorLanes * sizeof(int32_t))));
 
 // Of a row; weight i of a run in lane i mod 8.
 struct RowSums {
@@ -85,7 +83,7 @@ NIBBLE_VECTOR_CLONES void add_run(const float* weights, const float* read, int64
   const Floats low = Floats{} + limits.low;
   const Floats high = Floats{} + limits.high;
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
+  for (; i + kVectorLanes <= count; i += kVectorLanes) {
     const Floats w = *reinterpret_cast<const LooseFloats*>(weights + i);
     const Floats q = *reinterpret_cast<const LooseFloats*>(read + i);
     const Doubles exact = __builtin_convertvector(w, Doubles);
@@ -107,7 +105,7 @@ NIBBLE_VECTOR_CLONES void add_run(const float* weights, const float* read, int64
 template <typename Lanes>
 auto sum(const Lanes& lanes) {
   auto total = lanes[0];
-  for (int64_t lane = 1; lane < kLanes; ++lane) total += lanes[lane];
+  for (int64_t lane = 1; lane < kVectorLanes; ++lane) total += lanes[lane];
   return total;
 }
 

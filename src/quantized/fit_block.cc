@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "src/quantized/blocks.h"
+#include "src/quantized/finite_weights.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/round_paths.h"
@@ -217,15 +218,7 @@ FitCount fit_blocks(const Fit& fit, ConstMatrixRef W, const ColumnOrder& order,
 }
 
 void fail(ConstMatrixRef W, const Scheme& scheme, int64_t block, const std::string& where) {
-  for (int64_t n = 0; n < W.rows(); ++n) {
-    for (int64_t k = 0; k < W.cols(); ++k) {
-      if (std::isfinite(W(n, k))) continue;
-      throw Error(where,
-                  std::string(std::isnan(W(n, k)) ? "NaN" : "infinity") + " at row " +
-                      std::to_string(n) + ", column " + std::to_string(k),
-                  "is the checkpoint damaged?");
-    }
-  }
+  check_finite(W, where);
   throw Error(where,
               "the scale of " + block_place(scheme.blocking, W.rows(), W.cols(), block) +
                   " is infinite in " + std::string(dtype_name(scheme.scale->type)),

@@ -19,8 +19,6 @@
 namespace nibble {
 namespace {
 
-constexpr float kZeroLocal = 0.125F;  // instead of 0, as of weights
-
 // Scale of the values of a token that share one; `input_scale` as stored.
 float scale_of(float largest, const ActivationScheme& scheme, float input_scale) {
   if (scheme.bits == 8) return scheme.dynamic ? largest / kLargestE4m3 : input_scale;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "src/quantized/blocks.h"
+#include "src/quantized/finite_weights.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
@@ -25,22 +26,7 @@ namespace nibble {
 namespace {
 
 constexpr float kNvfp4Range = kLargestE4m3 * kLargestE2m1;  // 2688
-constexpr float kZeroLocal = 0.125F;                        // instead of 0: compressed-tensors
 constexpr float kZeroLocalOfModelopt = 1.F;
-constexpr int64_t kParallelWeights = 1 << 16;
-
-void check_finite(ConstMatrixRef W, const std::string& where) {
-  if (W.allFinite()) return;
-  for (int64_t n = 0; n < W.rows(); ++n) {
-    for (int64_t k = 0; k < W.cols(); ++k) {
-      if (std::isfinite(W(n, k))) continue;
-      throw Error(where,
-                  std::string(std::isnan(W(n, k)) ? "NaN" : "infinity") + " at row " +
-                      std::to_string(n) + ", column " + std::to_string(k),
-                  "is the checkpoint damaged?");
-    }
-  }
-}
 
 // Largest magnitude of every block, [blocks].
 std::vector<float> block_largest(ConstMatrixRef W, const Blocking& blocking) {
@@ -143,8 +129,6 @@ Grid make_e4m3() {
   return grid;
 }
 
-Parameter stored_as(Dtype type) { return {.type = type, .bits = dtype_bits(type)}; }
-
 }  // namespace
 
 const Grid& e4m3_grid() {
@@ -165,7 +149,7 @@ Scheme fp8_scheme(const Blocking& blocking, Dtype scale) {
   Scheme scheme;
   scheme.grid = e4m3_grid();
   scheme.blocking = blocking;
-  scheme.scale = stored_as(scale);
+  scheme.scale = stored_as(scale, dtype_bits(scale));
   return scheme;
 }
 
@@ -173,7 +157,7 @@ Scheme nvfp4_scheme(bool divides) {
   Scheme scheme;
   scheme.grid = e2m1_grid();
   scheme.blocking.columns = kNvfp4Group;
-  scheme.scale = stored_as(Dtype::kF8E4M3);
+  scheme.scale = stored_as(Dtype::kF8E4M3, dtype_bits(Dtype::kF8E4M3));
   scheme.scale->second = SecondLevel{.type = Dtype::kF32, .block = kAll, .divides = divides};
   return scheme;
 }
@@ -189,7 +173,7 @@ Scheme mxfp4_scheme() {
   Scheme scheme;
   scheme.grid = e2m1_grid();
   scheme.blocking.columns = kMxfp4Group;
-  scheme.scale = stored_as(Dtype::kF8E8M0);
+  scheme.scale = stored_as(Dtype::kF8E8M0, dtype_bits(Dtype::kF8E8M0));
   return scheme;
 }
 

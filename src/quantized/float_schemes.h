@@ -32,6 +32,8 @@ inline constexpr int64_t kNvfp4Group = 16;  // columns
 inline constexpr int64_t kMxfp4Group = 32;
 inline constexpr float kLargestE4m3 = 448.F;
 inline constexpr float kLargestE2m1 = 6.F;
+// NVFP4: the scale of a group of zeros, instead of 0, as compressed-tensors has it.
+inline constexpr float kZeroLocal = 0.125F;
 
 // In the order of the bits: 256 levels with NaN at 0x7F and 0xFF; 16 levels, code 8 is -0.
 const Grid& e4m3_grid();

@@ -1,4 +1,3 @@
-#include "src/quantized/ggml_fit.h"
 
 #include <algorithm>
 #include <bit>
@@ -10,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "src/quantized/finite_weights.h"
 #include "src/quantized/ggml_blocks.h"
 #include "src/quantized/ggml_schemes.h"
 #include "src/quantized/quantized_linear.h"
@@ -40,14 +40,6 @@ QuantizedLinear allocate(const Scheme& scheme, int64_t N, int64_t K) {
     }
   }
   return q;
-}
-
-[[noreturn]] void refuse(std::span<const float> row, int64_t n, const std::string& where) {
-  const auto bad = std::ranges::find_if_not(row, [](float w) { return std::isfinite(w); });
-  throw Error(where,
-              std::string(std::isnan(*bad) ? "NaN" : "infinity") + " at row " + std::to_string(n) +
-                  ", column " + std::to_string(bad - row.begin()),
-              "is the checkpoint damaged?");
 }
 
 // A full exponent is NaN or infinity; magnitudes compare as integers do.
@@ -93,16 +85,16 @@ QuantizedLinear quantize_ggml(ConstMatrixRef W, const GgmlScheme& type,
   const auto row_of = [&](int64_t n) {
     return GgmlWeights(W.data() + n * W.outerStride(), static_cast<size_t>(W.cols()));
   };
-  int64_t bad = W.rows();  // the first row that is not finite
-#pragma omp parallel for schedule(static) reduction(min : bad)
+  bool bad = false;  // a row is not finite
+#pragma omp parallel for schedule(static) reduction(|| : bad)
   for (int64_t n = 0; n < W.rows(); ++n) {
     if (is_finite(row_of(n).data(), W.cols())) {
       quantize_row(type, row_of(n), importance, n * W.cols() / type.block, out);
     } else {
-      bad = std::min(bad, n);
+      bad = true;
     }
   }
-  if (bad < W.rows()) refuse(row_of(bad), bad, where);
+  if (bad) check_finite(W, where);
   check(q, where);
   return q;
 }

@@ -33,8 +33,6 @@ Grid e2m1_levels() {
                     -4.F, -6.F}};
 }
 
-Parameter stored_as(Dtype type, int bits) { return {.type = type, .bits = bits}; }
-
 // One F16 scale, and perhaps minimum, for 32 weights.
 GgmlScheme plain(std::string_view name, Grid grid, bool has_minimum) {
   GgmlScheme row{.name = name};

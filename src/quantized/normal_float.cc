@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/quantized/finite_weights.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/range_rule.h"
 #include "src/quantized/scheme.h"
@@ -85,19 +86,6 @@ float largest_magnitude(std::span<const float> values) {
   float largest = 0.F;
   for (const float value : values) largest = std::max(largest, std::fabs(value));
   return largest;
-}
-
-void check_finite(ConstMatrixRef W, const std::string& where) {
-  if (W.allFinite()) return;
-  for (int64_t n = 0; n < W.rows(); ++n) {
-    for (int64_t k = 0; k < W.cols(); ++k) {
-      if (std::isfinite(W(n, k))) continue;
-      throw Error(where,
-                  std::string(std::isnan(W(n, k)) ? "NaN" : "infinity") + " at row " +
-                      std::to_string(n) + ", column " + std::to_string(k),
-                  "is the checkpoint damaged?");
-    }
-  }
 }
 
 }  // namespace

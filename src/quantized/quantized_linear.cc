@@ -22,9 +22,6 @@
 namespace nibble {
 namespace {
 
-// Below this a second thread costs more than it saves (about 20 us of work).
-constexpr int64_t kParallelWeights = 1 << 16;
-
 // Elements [first, first + out.size()) of a stored array as they are: floats, or small integers.
 void stored_values(const Tensor& tensor, int64_t first, std::span<float> out) {
   const auto begin = static_cast<size_t>(first);

@@ -27,7 +27,6 @@ namespace nibble {
 namespace {
 
 // Below this a second thread costs more than it saves (about 20 us of work).
-constexpr int64_t kParallelWeights = 1 << 16;
 // Larger zero points are left to the general rounding: float may not hold their sums exactly.
 constexpr float kLargestZero = 1 << 20;
 

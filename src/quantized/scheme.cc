@@ -16,13 +16,6 @@ int64_t blocks_along(int64_t length, int64_t block) {
   return block == kAll ? 1 : (length + block - 1) / block;
 }
 
-Parameter stored_as(Dtype type, int bits) {
-  Parameter parameter;
-  parameter.type = type;
-  parameter.bits = bits;
-  return parameter;
-}
-
 // Bits of one parameter's values, second level included, for a whole matrix.
 double parameter_bits(const Parameter& parameter, int64_t blocks, int64_t N) {
   double bits = static_cast<double>(blocks) * parameter.bits;
@@ -68,6 +61,8 @@ std::string describe_second_level(const Scheme& scheme) {
 }
 
 }  // namespace
+
+Parameter stored_as(Dtype type, int bits) { return {.type = type, .bits = bits}; }
 
 bool Grid::operator==(const Grid& other) const {
   const auto same = [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); };

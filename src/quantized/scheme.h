@@ -68,6 +68,9 @@ struct Parameter {
   bool operator==(const Parameter&) const = default;
 };
 
+// Parameters stored in a type of which `bits` are significant.
+Parameter stored_as(Dtype type, int bits);
+
 // Quantized activations of the linear's input. Floats: src/quantized/float_inputs.h.
 struct ActivationScheme {
   int bits = 8;

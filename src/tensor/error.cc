@@ -46,6 +46,10 @@ Error::Error(std::string where, std::string problem, std::string hint)
       problem_(std::move(problem)),
       hint_(std::move(hint)) {}
 
+std::string tensor_place(const std::string& file, const std::string& tensor) {
+  return file + ": tensor '" + tensor + "'";
+}
+
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
   std::string best;
   size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;

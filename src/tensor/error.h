@@ -25,6 +25,12 @@ class Error : public std::runtime_error {
   std::string hint_;
 };
 
+// "FILE: tensor 'NAME'", the place of an Error.
+std::string tensor_place(const std::string& file, const std::string& tensor);
+
+// What to try where a file is shorter than it should be.
+inline constexpr const char* kIncompleteDownload = "incomplete download?";
+
 // ", did you mean 'x'?" material: the name in `known` nearest to `name` by edit distance, or empty
 // if none is near.
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known);

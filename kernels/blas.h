@@ -1,0 +1,12 @@
+// The BLAS that is linked, and its type for sizes.
+#pragma once
+
+#include <cblas.h>
+
+#include <cstdint>
+
+namespace nibble {
+
+inline blasint blas(int64_t n) { return static_cast<blasint>(n); }
+
+}  // namespace nibble
