@@ -1,5 +1,4 @@
 // AWQ checkpoints: version "gemm". Page: formats/awq.md.
-#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -10,7 +9,6 @@
 
 #include "formats/awq.h"
 #include "formats/checkpoint.h"
-#include "formats/config_fields.h"
 #include "formats/format.h"
 #include "formats/format_rows.h"
 #include "formats/json.h"
@@ -19,7 +17,6 @@
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
-#include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
 namespace nibble::awq_gemm_format {

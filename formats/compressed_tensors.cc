@@ -1,26 +1,20 @@
 // compressed-tensors: the format and its table of members. Page: formats/compressed_tensors.md.
 #include "formats/compressed_tensors.h"
 
-#include <algorithm>
 #include <array>
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 #include "formats/checkpoint.h"
 #include "formats/format.h"
 #include "formats/format_rows.h"
 #include "formats/module_tensors.h"
-#include "formats/packing/packing.h"
 #include "src/quantized/float_schemes.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
-#include "src/tensor/error.h"
 #include "src/tensor/tensor.h"
 
 namespace nibble {

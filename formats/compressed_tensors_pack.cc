@@ -16,7 +16,6 @@
 #include "formats/module_tensors.h"
 #include "formats/packing/compressed_tensors.h"
 #include "formats/packing/packing.h"
-#include "src/quantized/float_schemes.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"

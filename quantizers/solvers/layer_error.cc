@@ -22,11 +22,15 @@ Matrix error_of(ConstMatrixRef W, const QuantizedLinear& q) {
 }  // namespace
 
 LayerErrors layer_errors(ConstMatrixRef W, const QuantizedLinear& q) {
-  const Comparison found = compare(W, q);
-  return {.weight_error = relative_error(found),
-          .snr_db = found.error == 0. ? std::numeric_limits<double>::infinity()
-                                      : 10. * std::log10(found.weights / found.error),
-          .clip_share = static_cast<double>(found.clipped) / static_cast<double>(W.size())};
+  return layer_errors(compare(W, q), W.size());
+}
+
+LayerErrors layer_errors(const Comparison& comparison, int64_t weights) {
+  return {.weight_error = relative_error(comparison),
+          .snr_db = comparison.error == 0.
+                        ? std::numeric_limits<double>::infinity()
+                        : 10. * std::log10(comparison.weights / comparison.error),
+          .clip_share = static_cast<double>(comparison.clipped) / static_cast<double>(weights)};
 }
 
 double output_error(ConstMatrixRef W, ConstMatrixRef H, const QuantizedLinear& q) {

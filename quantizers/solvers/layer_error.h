@@ -1,6 +1,9 @@
 // What quantization did to a layer, whatever the solver.
 #pragma once
 
+#include <cstdint>
+
+#include "src/quantized/comparison.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/tensor/matrix.h"
 
@@ -14,6 +17,8 @@ struct LayerErrors {
 
 // W [N, K]. Rows are summed in double and added in order: the same for any number of threads.
 LayerErrors layer_errors(ConstMatrixRef W, const QuantizedLinear& q);
+// Of a comparison of so many weights.
+LayerErrors layer_errors(const Comparison& comparison, int64_t weights);
 
 // sqrt(tr((W-Q) H (W-Q)') / tr(W H W')), the relative error of the outputs on the tokens of H = X'X
 // / T [K, K], of which only the upper triangle is read; 0 where the denominator is 0.

@@ -41,11 +41,14 @@
 #include "src/pipeline/plan.h"
 #include "src/pipeline/quantize.h"
 #include "src/pipeline/recipe.h"
+#include "src/pipeline/round_rows.h"
 #include "src/pipeline/saved_statistics.h"
 #include "src/pipeline/side_by_side.h"
+#include "src/quantized/comparison.h"
 #include "src/quantized/entropy.h"
 #include "src/quantized/float_inputs.h"
 #include "src/quantized/float_schemes.h"
+#include "src/quantized/own_rows.h"
 #include "src/quantized/quantized_linear.h"
 #include "src/quantized/scheme.h"
 #include "src/tensor/dtype.h"
@@ -164,23 +167,24 @@ class LayerMaker::State {
 
   QuantizedLinear make(const PlannedModule& module) {
     ModuleReport& row = report_.modules[rows_.at(module.target.name)];
+    if (std::optional<QuantizedLinear> q = make_by_rows(module, row)) return std::move(*q);
     Matrix W = load_weight(*plan_.checkpoint, plan_.layout, module.module,
                            spare_.take(module.target.N * module.target.K));
     if (!module.module.weight.empty()) plan_.checkpoint->release(module.module.weight);
     const bool has_inputs = inputs_ != nullptr && module.module.block >= 0;
     QuantizedLinear q = has_inputs ? make_calibrated(module, W, row) : make_alone(module, W, row);
-    measure(W, q, row);
+    describe_layer(q, compare(W, q), code_counts(q), row);  // W: as the transforms left it
     spare_.keep(std::move(W));
     return q;
   }
 
-  // W: as the transforms left it.
-  static void measure(const Matrix& W, const QuantizedLinear& q, ModuleReport& row) {
-    const LayerErrors errors = layer_errors(W, q);
+  static void describe_layer(const QuantizedLinear& q, const Comparison& comparison,
+                             std::span<const int64_t> counts, ModuleReport& row) {
+    const LayerErrors errors = layer_errors(comparison, q.N * q.K);
     row.weight_error = errors.weight_error;
     row.snr_db = errors.snr_db;
     row.clip_share = errors.clip_share;
-    const CodeSizes sizes = code_sizes(q);
+    const CodeSizes sizes = code_sizes(counts, q.scheme.grid.bits);
     row.entropy_bits = sizes.entropy_bits;
     row.huffman_bits = static_cast<double>(sizes.huffman_bits + sizes.huffman_table_bits) /
                        static_cast<double>(q.N * q.K);
@@ -259,6 +263,28 @@ class LayerMaker::State {
     SolvedLayer solved = solve(module, W, {});
     row.seconds = watch.seconds();
     describe_solution(solved, row);
+    return std::move(solved.result.q);
+  }
+
+  // Empty where the layer has to be made as a whole.
+  std::optional<QuantizedLinear> make_by_rows(const PlannedModule& module, ModuleReport& row) {
+    const LinearModule& source = module.module;
+    const bool rounds = module.solver->needs != Needs::kHessian && inputs_ == nullptr;
+    if (!rounds || plan_.recipe.weight_range || source.transposed || source.weight.empty() ||
+        !has_own_rows(*module.target.scheme, source.K)) {
+      return std::nullopt;
+    }
+    const Stopwatch watch;
+    const Tensor stored = plan_.checkpoint->tensor(source.weight);
+    std::optional<RoundedRows> rounded =
+        round_rows(stored.view(), [&](const Matrix& W) { return solve(module, W, {}).result; });
+    if (!rounded) return std::nullopt;
+    plan_.checkpoint->release(source.weight);
+    row.seconds = watch.seconds();
+    SolvedLayer solved;
+    solved.result = std::move(rounded->result);
+    describe_solution(solved, row);
+    describe_layer(solved.result.q, rounded->comparison, rounded->counts, row);
     return std::move(solved.result.q);
   }
 

@@ -107,12 +107,15 @@ std::vector<int> huffman_lengths(std::span<const int64_t> counts) {
 }
 
 CodeSizes code_sizes(const QuantizedLinear& q) {
-  const auto counts = code_counts(q);
+  return code_sizes(code_counts(q), q.scheme.grid.bits);
+}
+
+CodeSizes code_sizes(std::span<const int64_t> counts, int bits) {
   const auto lengths = huffman_lengths(counts);
   CodeSizes sizes;
   sizes.entropy_bits = entropy_bits(counts);
   for (size_t c = 0; c < counts.size(); ++c) sizes.huffman_bits += counts[c] * lengths[c];
-  sizes.huffman_table_bits = kTableEntryBits << q.scheme.grid.bits;
+  sizes.huffman_table_bits = kTableEntryBits << bits;
   return sizes;
 }
 

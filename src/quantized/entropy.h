@@ -18,6 +18,8 @@ struct CodeSizes {
 };
 
 CodeSizes code_sizes(const QuantizedLinear& q);
+// Of codes of so many bits that occur so often.
+CodeSizes code_sizes(std::span<const int64_t> counts, int bits);
 
 // How often each code occurs.
 std::array<int64_t, 256> code_counts(const QuantizedLinear& q);

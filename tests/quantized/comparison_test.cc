@@ -93,10 +93,26 @@ TEST(Comparison, IsByBlockWhereverItLies) {
       EXPECT_LT(expected, W.size());
       const Eigen::MatrixXd error = W.cast<double>() - dequantize(q).cast<double>();
       const Comparison found = compare(W, q);
-      EXPECT_NEAR(found.error / error.squaredNorm(), 1., 1e-12) << describe(scheme);
-      EXPECT_NEAR(found.weights / W.cast<double>().squaredNorm(), 1., 1e-12);
+      EXPECT_NEAR(found.error / error.squaredNorm(), 1., 1e-6) << describe(scheme);
+      EXPECT_NEAR(found.weights / W.cast<double>().squaredNorm(), 1., 1e-6);
       EXPECT_EQ(compare(W, q).clipped, expected) << describe(scheme);
     }
+  }
+}
+
+TEST(Comparison, HoldsWhereSquaresAreNoFloats) {
+  Sequence sequence(4);
+  Matrix W(3, 70);
+  for (int64_t i = 0; i < W.size(); ++i) W.data()[i] = sequence.uniform();
+  const Scheme scheme = integer_scheme(4, kAll, true, Dtype::kF32);
+  const double usual =
+      relative_error(W, quantize_to_nearest(W, scheme, range_rules().front(), {}, "layer").q);
+  for (const float size : {0x1p-70F, 0x1p-40F, 0x1p40F, 0x1p100F}) {
+    const Matrix scaled = size * W;
+    const QuantizedLinear q =
+        quantize_to_nearest(scaled, scheme, range_rules().front(), {}, "layer").q;
+    EXPECT_NEAR(relative_error(scaled, q) / usual, 1., 1e-6) << size;
+    EXPECT_EQ(relative_error(dequantize(q), q), 0.) << size;
   }
 }
 
