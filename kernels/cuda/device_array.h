@@ -30,7 +30,7 @@ class DeviceArray {
   }
 
   void clear();  // to zeros
-  // out: as many bytes.
+  // The first bytes, as many as `out` has.
   void read(std::span<std::byte> out) const;
 
  private:

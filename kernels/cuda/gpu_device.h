@@ -29,7 +29,7 @@ class GpuDevice {
   int64_t free_bytes() const;
   Array allocate(int64_t bytes) { return Array(static_cast<size_t>(bytes)); }
   Array copy(std::span<const std::byte> bytes) { return Array(bytes); }
-  // After all that was asked for. out: as many bytes.
+  // After all that was asked for: the first bytes, as many as `out` has.
   void read(const Array& array, std::span<std::byte> out) { array.read(out); }
   Linear make_linear(const FragmentLinear& layer) { return Linear(layer, workspace_); }
   // y [M, N] = x [M, x_stride] W' + bias, as DeviceLinear has it.

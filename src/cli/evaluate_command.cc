@@ -9,6 +9,7 @@
 #include "kernels/matmul.h"
 #include "src/cli/arguments.h"
 #include "src/cli/command.h"
+#include "src/cli/device_options.h"
 #include "src/cli/option_checks.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
@@ -28,8 +29,7 @@ struct EvaluateArguments {
   std::string protocol = "hf";
   std::string ids_dtype = "u16";
   std::string products = "auto";
-  std::string device = "cpu";
-  std::string max_vram;
+  DeviceArguments device;
   std::optional<double> max_perplexity;
   std::string max_perplexity_increase;
   std::optional<double> max_kl;
@@ -77,11 +77,9 @@ void check_gates(const EvaluateArguments& typed) {
 
 void read_device(EvaluateArguments& typed) {
   EvaluateOptions& options = typed.options;
-  options.device = device_from_name(typed.device);
-  if (!typed.max_vram.empty()) options.max_vram = parse_size(typed.max_vram, "--max-vram");
-  if (options.device == Device::kCpu && !typed.max_vram.empty()) {
-    throw Error("--max-vram", "is of a GPU, and none is used", "add --device cuda");
-  }
+  const auto [device, max_vram] = choose_device(typed.device);
+  options.device = device;
+  options.max_vram = max_vram;
   if (options.device == Device::kCuda && options.simulate_activations) {
     throw Error("--simulate-activations", "is not computed on a GPU", "add --device cpu");
   }
@@ -200,9 +198,7 @@ void declare_evaluate(CLI::App& command, CommandLine& line) {
           "of dense weights on the CPU: float, 16-bit fixed point (fixed), or auto, which is "
           "fixed where the CPU has VNNI (nll off by 1e-7 to 1e-5)")
       ->capture_default_str();
-  command.add_option("--device", typed->device, "auto, cpu or cuda")->capture_default_str();
-  command.add_option("--max-vram", typed->max_vram,
-                     "GPU memory to use, such as 20G (default: nearly all that is free)");
+  declare_device(command, typed->device);
   command.add_option("--limit", options.limit, "only the first ids of the text")
       ->check(CLI::PositiveNumber);
   command.add_option("--protocol", typed->protocol, "hf or llama.cpp")->capture_default_str();

@@ -7,9 +7,11 @@
 
 #include "formats/checkpoint.h"
 #include "src/cli/command.h"
+#include "src/cli/device_options.h"
 #include "src/cli/option_checks.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
+#include "src/pipeline/device_name.h"
 #include "src/pipeline/generate.h"
 
 namespace nibble {
@@ -33,6 +35,7 @@ int run(const std::string& model, const GenerateOptions& options, const CommandL
   const double rate = result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0;
   if (line.json) {
     print_json({{"model", model},
+                {"device", device_name(options.device)},
                 {"prompt", options.prompt},
                 {"text", result.text},
                 {"prompt_tokens", result.prompt_tokens},
@@ -57,6 +60,7 @@ void declare_generate(CLI::App& command, CommandLine& line) {
   struct GenerateArguments {
     std::string model;
     GenerateOptions options;
+    DeviceArguments device;
   };
   auto typed = std::make_shared<GenerateArguments>();
   GenerateOptions& options = typed->options;
@@ -69,7 +73,13 @@ void declare_generate(CLI::App& command, CommandLine& line) {
       ->check(number_in(0))
       ->capture_default_str();
   command.add_option("--seed", options.seed, "of the sampling")->capture_default_str();
-  line.run = [typed, &line] { return run(typed->model, typed->options, line); };
+  declare_device(command, typed->device);
+  line.run = [typed, &line] {
+    const auto [device, max_vram] = choose_device(typed->device);
+    typed->options.device = device;
+    typed->options.max_vram = max_vram;
+    return run(typed->model, typed->options, line);
+  };
 }
 
 }  // namespace nibble

@@ -52,10 +52,11 @@ class BlockLoader {
  public:
   BlockLoader(Forward& forward, const Model& model) : forward_(&forward), model_(&model) {}
 
-  // Every block of the model in order, on the stream that `forward` has.
-  void run(const MemoryBudget<Device>& budget) {
+  // use(index, block) for every block of the model in order.
+  template <typename Use>
+  void run(const MemoryBudget<Device>& budget, const Use& use) {
     const int64_t layers = model_->config().layers;
-    for (auto& block : resident_) forward_->forward(block);
+    for (int64_t i = 0; i < std::ssize(resident_); ++i) use(i, resident_[static_cast<size_t>(i)]);
     std::future<Loaded> next;
     const auto begin = [&](int64_t index) {
       next = std::async(std::launch::async, [this, index] { return load(index); });
@@ -64,7 +65,7 @@ class BlockLoader {
     for (int64_t i = std::ssize(resident_); i < layers; ++i) {
       Loaded loaded = next.get();
       if (i + 1 < layers) begin(i + 1);
-      forward_->forward(loaded.block);
+      use(i, loaded.block);
       budget.check();
       const bool keep = i == std::ssize(resident_) && budget.has_room(kAhead * loaded.bytes);
       if (keep) resident_.push_back(std::move(loaded.block));

@@ -22,6 +22,7 @@
 #include "kernels/cuda/device_attention.h"
 #include "kernels/cuda/embed_tokens.h"
 #include "kernels/cuda/rotate_heads.h"
+#include "kernels/cuda/store_rows.h"
 #include "kernels/rope.h"
 #include "src/architecture/architecture.h"
 #include "src/model/config.h"
@@ -62,6 +63,11 @@ class DeviceForward {
     Linear attention_output;
     std::vector<Linear> mlp;
     Linear down;
+  };
+
+  // The keys and values of a sequence in one block, of the tokens so far.
+  struct Cache {
+    Array keys, values;  // [context, key_value_heads * head_size]
   };
 
   // tokens: of the largest batch. The embeddings, the final norm and the head are copied now.
@@ -107,15 +113,25 @@ class DeviceForward {
     return block;
   }
 
-  // Starts a batch: ids [windows * window], which Model::check_batch has passed.
-  void embed(std::span<const int32_t> ids, const Batch& batch) {
+  // Room for a sequence of so many tokens.
+  Cache make_cache(int64_t context) {
+    const int64_t columns = config_.key_value_heads * config_.head_size;
+    return {halves(context * columns), halves(context * columns)};
+  }
+
+  // Starts a batch: ids [windows * window], which Model::check_batch has passed. first_position:
+  // of every window.
+  void embed(std::span<const int32_t> ids, const Batch& batch, int64_t first_position = 0) {
     assert(batch.windows * batch.window <= tokens_);
     batch_ = batch;
-    if (config_.architecture->positions == Positions::kRope && table_rows_ != batch.window) {
-      const RopeTable table = rope_table(config_.rope_frequencies(), 0, batch.window);
+    first_position_ = first_position;
+    const int64_t end = first_position + batch.window;
+    if (config_.architecture->positions == Positions::kRope && table_rows_ < end) {
+      // A sequence that grows by a token comes back for the next one.
+      table_rows_ = std::max(end, std::min(2 * table_rows_, config_.context));
+      const RopeTable table = rope_table(config_.rope_frequencies(), 0, table_rows_);
       cosine_ = device_.copy(std::as_bytes(std::span(table.cosine.data(), table.cosine.size())));
       sine_ = device_.copy(std::as_bytes(std::span(table.sine.data(), table.sine.size())));
-      table_rows_ = batch.window;
     }
     ids_ = device_.copy(std::as_bytes(ids));
     switch (embedding_.type) {
@@ -128,13 +144,15 @@ class DeviceForward {
     }
   }
 
-  // The next block's input.
-  void forward(Block& block) {
+  // The next block's input. With a cache, the batch is one window, and goes on where the cache
+  // ends, at first_position.
+  void forward(Block& block, Cache* cache = nullptr) {
+    assert(cache == nullptr ? first_position_ == 0 : batch_.windows == 1);
     norm(block.attention_norm, nullptr);
     const Outputs qkv = multiply(block.attention, projections_);
     rotate(qkv.at(Role::kQuery), config_.heads, block.query_norm);
     rotate(qkv.at(Role::kKey), config_.key_value_heads, block.key_norm);
-    attend(qkv);
+    attend(qkv, cache);
     multiply(block.attention_output, attended_.template as<T>(), delta_.template as<T>(), rows());
     norm(block.mlp_norm, delta_.template as<T>());
     activate(multiply(block.mlp, gate_and_up_));
@@ -159,6 +177,20 @@ class DeviceForward {
     assert(count <= logit_rows_);
     norm(final_norm_, nullptr, rows, count);
     normed_rows_ = count;
+  }
+  // Of the last token of the batch: [vocabulary_size].
+  std::vector<float> read_last_logits() {
+    const auto last = static_cast<int32_t>(rows() - 1);
+    const Array row = device_.copy(std::as_bytes(std::span(&last, 1)));
+    norm_rows(row.template as<int32_t>(), 1);
+    std::vector<float> all(static_cast<size_t>(config_.vocabulary_size));
+    for (int64_t first = 0; first < config_.vocabulary_size; first += logit_columns_) {
+      const int64_t columns = std::min(logit_columns_, config_.vocabulary_size - first);
+      logits(first, columns);
+      device_.read(logits_, std::as_writable_bytes(std::span(all).subspan(
+                                static_cast<size_t>(first), static_cast<size_t>(columns))));
+    }
+    return all;
   }
   // Of the entries [first, first + columns): [count, logit_columns()], until the next call.
   const float* logits(int64_t first, int64_t columns) {
@@ -250,6 +282,7 @@ class DeviceForward {
     a.ids = ids_.template as<int32_t>();
     a.tokens = embedding_.rows.template as<Stored>();
     a.positions = positions_.template as<Stored>();
+    a.first_position = static_cast<int>(first_position_);
     a.window = static_cast<int>(batch_.window);
     a.x = x_.template as<float>();
     launch<EmbedTokens<Stored>>(a, rows());
@@ -316,13 +349,27 @@ class DeviceForward {
     a.stride = x.stride;
     a.weight = weights.weight.template as<float>();
     a.epsilon = static_cast<float>(config_.norm_epsilon);
-    a.cosine = cosine_.template as<float>();
-    a.sine = sine_.template as<float>();
+    if (table_rows_ > 0) {
+      const int64_t first = first_position_ * (config_.head_size / 2);
+      a.cosine = cosine_.template as<float>() + first;
+      a.sine = sine_.template as<float>() + first;
+    }
     a.window = static_cast<int>(batch_.window);
     launch<RotateHeads<T>>(a, RotateHeads<T>::blocks(a));
   }
 
-  void attend(const Outputs& qkv) {
+  // Appends some columns of the batch to rows of a cache.
+  void store(const Columns& x, const Array& rows_so_far) {
+    typename StoreRows<T>::Arguments a;
+    a.M = static_cast<int>(rows());
+    a.n = static_cast<int>(config_.key_value_heads * config_.head_size);
+    a.x = x.data;
+    a.x_stride = x.stride;
+    a.y = rows_so_far.template as<T>() + first_position_ * a.n;
+    launch<StoreRows<T>>(a, StoreRows<T>::blocks(a));
+  }
+
+  void attend(const Outputs& qkv, Cache* cache) {
     DeviceAttentionArguments<T> a;
     a.windows = static_cast<int>(batch_.windows);
     a.queries = a.keys = static_cast<int>(batch_.window);
@@ -337,6 +384,14 @@ class DeviceForward {
     a.k_stride = qkv.at(Role::kKey).stride;
     a.v = qkv.at(Role::kValue).data;
     a.v_stride = qkv.at(Role::kValue).stride;
+    if (cache != nullptr) {
+      store(qkv.at(Role::kKey), cache->keys);
+      store(qkv.at(Role::kValue), cache->values);
+      a.keys = static_cast<int>(first_position_ + batch_.window);
+      a.k = cache->keys.template as<T>();
+      a.v = cache->values.template as<T>();
+      a.k_stride = a.v_stride = config_.key_value_heads * config_.head_size;
+    }
     a.out = attended_.template as<T>();
     if (config_.head_size <= 64) {
       launch<DeviceAttention<T, 64>>(a, DeviceAttention<T, 64>::blocks(a));
@@ -379,6 +434,7 @@ class DeviceForward {
   Array ids_, cosine_, sine_;
   int64_t table_rows_ = 0;  // of cosine_ and sine_ [table_rows_, head_size / 2]
   Batch batch_;
+  int64_t first_position_ = 0;  // of every window of the batch
   int64_t normed_rows_ = 0;
 };
 

@@ -84,7 +84,9 @@ class DeviceScores {
   void run(Side& side, std::span<const int32_t> ids, const Batch& batch) {
     side.model.check_batch(ids, batch);
     side.forward.embed(ids, batch);
-    side.loader.run(budget_);
+    side.loader.run(budget_, [&](int64_t /*index*/, typename Forward::Block& block) {
+      side.forward.forward(block);
+    });
   }
 
   // rows: of the stream.

@@ -15,10 +15,12 @@
 
 #include "formats/checkpoint.h"
 #include "src/model/config.h"
+#include "src/model/gpu_session.h"
 #include "src/model/model.h"
 #include "src/model/tokenizer.h"
 #include "src/tensor/error.h"
 #include "src/tensor/stopwatch.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -52,6 +54,13 @@ class Session {
   std::vector<Block> blocks_;
   std::vector<KeyValueCache> caches_;
 };
+
+AppendTokens start_session(std::shared_ptr<const Model> model, int64_t context,
+                           const GenerateOptions& options) {
+  if (options.device == Device::kCuda) return gpu_session(model, context, options.max_vram);
+  const auto session = std::make_shared<Session>(*model, context);
+  return [model, session](std::span<const int32_t> ids) { return session->append(ids); };
+}
 
 int32_t choose(const std::vector<float>& logits, double temperature, std::mt19937_64& random) {
   const auto top = std::max_element(logits.begin(), logits.end());
@@ -134,24 +143,24 @@ std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const std::string& p
 GenerateResult generate(std::shared_ptr<const Checkpoint> checkpoint,
                         const GenerateOptions& options,
                         const std::function<void(std::string_view)>& on_text) {
-  const Model model(checkpoint);
+  const auto model = std::make_shared<const Model>(checkpoint);
   const Tokenizer tokenizer = Tokenizer::open(checkpoint->folder());
-  std::vector<int32_t> next = prompt_ids(tokenizer, options.prompt, model.config());
+  std::vector<int32_t> next = prompt_ids(tokenizer, options.prompt, model->config());
   GenerateResult result;
   result.prompt_tokens = static_cast<int64_t>(next.size());
   const int64_t length = result.prompt_tokens + options.tokens;
-  if (length > model.config().context) {
+  if (length > model->config().context) {
     throw Error("--tokens", std::to_string(result.prompt_tokens) + " of the prompt and " +
                                 std::to_string(options.tokens) +
                                 " more do not fit in the model's context of " +
-                                std::to_string(model.config().context));
+                                std::to_string(model->config().context));
   }
 
-  Session session(model, length);
+  const AppendTokens append = start_session(model, length, options);
   Text text(tokenizer, next, on_text);
   std::mt19937_64 random(options.seed);
   Stopwatch watch;
-  std::vector<float> logits = session.append(next);
+  std::vector<float> logits = append(next);
   result.prompt_seconds = watch.seconds();
   watch = {};
   while (result.tokens < options.tokens) {
@@ -160,7 +169,7 @@ GenerateResult generate(std::shared_ptr<const Checkpoint> checkpoint,
     if (result.ended) break;
     text.add(id);
     ++result.tokens;
-    if (result.tokens < options.tokens) logits = session.append(std::span(&id, 1));
+    if (result.tokens < options.tokens) logits = append(std::span(&id, 1));
   }
   result.seconds = watch.seconds();
   result.text = text.finish();

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "formats/checkpoint.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 
@@ -16,6 +17,8 @@ struct GenerateOptions {
   int64_t tokens = 64;
   double temperature = 0;  // 0: greedy
   uint64_t seed = 0;
+  Device device = Device::kCpu;
+  int64_t max_vram = 0;  // bytes of a GPU's memory; 0: nearly all that is free
 };
 
 struct GenerateResult {

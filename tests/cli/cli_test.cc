@@ -106,23 +106,27 @@ TEST(Cli, NanIsNoNumber) {
   }
 }
 
-TEST(Cli, EvaluateRunsOnTheDeviceAskedForOrSaysWhyNot) {
-  const std::vector<std::string> common = {"evaluate", kModel, "-d", kText, "--limit", "512"};
-  const auto with = [&](std::vector<std::string> more) {
-    more.insert(more.begin(), common.begin(), common.end());
-    return more;
-  };
-  EXPECT_EQ(run_json(with({}))["device"], "cpu");
-  const ProgramResult cuda = run_nibble(with({"--device", "cuda"}));
-  if (cuda.status != 0) {
-    EXPECT_EQ(cuda.status, 2);
-    EXPECT_TRUE(cuda.err.starts_with("error: --device: cuda: ")) << cuda.err;
+TEST(Cli, RunsOnTheDeviceAskedForOrSaysWhyNot) {
+  for (const std::vector<std::string>& common :
+       {std::vector<std::string>{"evaluate", kModel, "-d", kText, "--limit", "512"},
+        std::vector<std::string>{"generate", kModel, "-p", "Once", "-n", "2"}}) {
+    SCOPED_TRACE(common.front());
+    const auto with = [&](std::vector<std::string> more) {
+      more.insert(more.begin(), common.begin(), common.end());
+      return more;
+    };
+    EXPECT_EQ(run_json(with({}))["device"], "cpu");
+    const ProgramResult cuda = run_nibble(with({"--device", "cuda"}));
+    if (cuda.status != 0) {
+      EXPECT_EQ(cuda.status, 2);
+      EXPECT_TRUE(cuda.err.starts_with("error: --device: cuda: ")) << cuda.err;
+    }
+    EXPECT_EQ(run_json(with({"--device", "auto"}))["device"], cuda.status == 0 ? "cuda" : "cpu");
+    const ProgramResult unknown = run_nibble(with({"--device", "cudo"}));
+    EXPECT_EQ(unknown.status, 2);
+    EXPECT_NE(unknown.err.find("did you mean 'cuda'?"), std::string::npos) << unknown.err;
+    EXPECT_EQ(run_nibble(with({"--max-vram", "1G"})).status, 2);
   }
-  EXPECT_EQ(run_json(with({"--device", "auto"}))["device"], cuda.status == 0 ? "cuda" : "cpu");
-  const ProgramResult unknown = run_nibble(with({"--device", "cudo"}));
-  EXPECT_EQ(unknown.status, 2);
-  EXPECT_NE(unknown.err.find("did you mean 'cuda'?"), std::string::npos) << unknown.err;
-  EXPECT_EQ(run_nibble(with({"--max-vram", "1G"})).status, 2);
 }
 
 TEST(Cli, HelpAndVersionSucceed) {

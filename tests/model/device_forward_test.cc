@@ -16,6 +16,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/divergence.h"
 #include "src/model/device_scores.h"
+#include "src/model/device_session.h"
 #include "src/model/device_weights.h"
 #include "src/model/layout.h"
 #include "src/model/model.h"
@@ -196,6 +197,54 @@ TEST(DeviceForward, QuantizedActivationsAgreeWithTheCpu) {
   const Matrix exact = run_on_cpu(w8a16, ids, kBatch);
   const double quantization = (run_on_cpu(w8a8, ids, kBatch) - exact).norm() / exact.norm();
   check<F16>(w8a8, quantization);
+}
+
+// A sequence that comes in parts, the last of them token by token: logits after each part.
+template <typename T>
+void check_session(const Model& model) {
+  SCOPED_TRACE(model.checkpoint().folder());
+  const std::vector<int32_t> ids = some_ids(74);
+  const auto end = std::ssize(ids);
+  ExecutorDevice device(kPlenty);
+  DeviceSession<ExecutorDevice, T> session(device, model, end, 0);
+  const Model::Head head = model.load_head();
+  const Matrix stream = run_on_cpu(model, ids, {.windows = 1, .window = end});
+  const Matrix expected = model.logits(head, stream);
+  for (int64_t first = 0; first < end;) {
+    const int64_t count = first == 0 ? 67 : first < 72 ? 5 : 1;
+    const std::vector<float> got =
+        session.append(std::span(ids).subspan(static_cast<size_t>(first), count));
+    first += count;
+    ASSERT_EQ(session.tokens(), first);
+    EXPECT_LE(relative_error(got, expected.row(first - 1)), 2 * allowed<T>(model)) << first;
+  }
+  EXPECT_THROW(session.append(std::vector<int32_t>{-1}), Error);
+}
+
+TEST(DeviceSession, GoesOnWhereItsCacheEnds) {
+  for (const char* name : {"llama-biases", "llama-llama3-rope", "mistral", "qwen3"}) {
+    check_session<F16>(*tiny(name));
+  }
+  check_session<BF16>(*tiny("qwen2"));
+  EditableCheckpoint gpt2("gpt2");
+  check_session<F16>(Model(wider_gpt2(gpt2)));
+}
+
+TEST(DeviceSession, BlocksThatDoNotStayGiveTheSame) {
+  const auto model = tiny("llama-biases");
+  const std::vector<int32_t> ids = some_ids(20);
+  ExecutorDevice large(kPlenty), small(kPlenty), probe(kPlenty);
+  DeviceSession<ExecutorDevice, F16> expected(large, *model, 24, 0);
+  const DeviceSession<ExecutorDevice, F16> started(probe, *model, 24, 0);
+  const int64_t block = load_block_weights(*model, 0, Dtype::kF16).bytes();
+  const int64_t least = kPlenty - probe.free_bytes() + 5 * block / 2;
+  DeviceSession<ExecutorDevice, F16> streamed(small, *model, 24, least);
+  for (int round = 0; round < 2; ++round) {
+    const auto part = std::span(ids).subspan(static_cast<size_t>(10 * round), 10);
+    EXPECT_EQ(streamed.append(part), expected.append(part));
+  }
+  EXPECT_EQ(streamed.resident_blocks(), 0);
+  EXPECT_EQ(expected.resident_blocks(), model->config().layers);
 }
 
 struct Scored {

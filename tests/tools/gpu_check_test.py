@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import unittest
+import unittest.mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "gpu-check"
@@ -105,6 +106,22 @@ class Stages(unittest.TestCase):
         again = json.loads(self.file.read_text(encoding="utf-8"))
         self.assertTrue(self.tool.run_stages(self.file, again, stages, None))
         self.assertEqual([name for name, _ in self.calls[3:]], ["two"])
+
+    def test_losses_of_gpu_and_cpu_have_to_agree(self):
+        folder = pathlib.Path(self.temporary.name)
+        (folder / "model-w4").mkdir()
+        (folder / "model-w4" / "nibble.json").touch()
+        for on_gpu, verdict in ((4.0001, "passed"), (4.001, "failed")):
+            machine = unittest.mock.Mock(folder=folder, data=folder)
+
+            def run(seconds, *command, nll=on_gpu):
+                on_cuda = command[command.index("--device") + 1] == "cuda"
+                said = {"nll": nll if on_cuda else 4.0, "tokens_per_second": 1.0, "text": "a while ago"}
+                return 0, json.dumps(said), ""
+            machine.run = run
+            result = self.tool.run_forward(machine, {}, 10)
+            self.assertEqual(result["verdict"], verdict)
+            self.assertTrue(result["models"]["w4"]["same_text"])
 
     def test_what_takes_too_long_is_ended(self):
         machine = self.tool.Machine.__new__(self.tool.Machine)

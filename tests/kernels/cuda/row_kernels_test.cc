@@ -16,6 +16,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/embed_tokens.h"
 #include "kernels/cuda/rotate_heads.h"
+#include "kernels/cuda/store_rows.h"
 #include "tests/kernels/cuda/executor.h"
 #include "tests/kernels/cuda/value_types.h"
 
@@ -58,6 +59,27 @@ void check_embedding(bool has_positions) {
         expected += static_cast<float>(to_double(positions[(2 + t % 3) * kColumns + k]));
       }
       ASSERT_EQ(a.x[t * kColumns + k], expected) << t << " " << k;
+    }
+  }
+}
+
+TEST(StoreRows, CopiesSomeColumns) {
+  for (const int columns : {8, 24, 1032}) {
+    constexpr int kRows = 5;
+    const int64_t stride = columns + 16;
+    const auto x = random_values<F16>(static_cast<size_t>(kRows * stride), 3);
+    GlobalMemory memory;
+    StoreRows<F16>::Arguments a;
+    a.M = kRows;
+    a.n = columns;
+    a.x = memory.input(constant(x)) + 8;
+    a.x_stride = stride;
+    a.y = memory.allocate<F16>(static_cast<size_t>(kRows) * columns, Access::kOutput);
+    ASSERT_EQ(run<StoreRows<F16>>(a, StoreRows<F16>::blocks(a), memory), "");
+    for (int64_t row = 0; row < kRows; ++row) {
+      for (int64_t k = 0; k < columns; ++k) {
+        ASSERT_EQ(a.y[row * columns + k].bits, x[static_cast<size_t>(row * stride + 8 + k)].bits);
+      }
     }
   }
 }
