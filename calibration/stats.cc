@@ -22,21 +22,26 @@ void InputSums::add(ConstMatrixRef X, const std::string& where) {
 }
 
 InputStatistics InputSums::finish() && {
-  InputStatistics statistics;
-  statistics.tokens = tokens_;
+  InputStatistics statistics = statistics_of(std::move(gram_), columns_, tokens_);
   statistics.histogram = std::move(histogram_);
-  const double count = static_cast<double>(std::max<int64_t>(1, tokens_));
-  mirror_upper(gram_);
-  statistics.H = std::move(gram_);
+  return statistics;
+}
+
+InputStatistics statistics_of(Matrix gram, const ColumnSums& columns, int64_t tokens) {
+  InputStatistics statistics;
+  statistics.tokens = tokens;
+  const double count = static_cast<double>(std::max<int64_t>(1, tokens));
+  mirror_upper(gram);
+  statistics.H = std::move(gram);
   statistics.H *= static_cast<float>(1. / count);
   const auto K = statistics.H.rows();
   statistics.mean_absolute = Vector::Zero(K);
   statistics.largest = Vector::Zero(K);
-  if (tokens_ == 0) return statistics;
+  if (tokens == 0) return statistics;
   for (int64_t k = 0; k < K; ++k) {
     const auto at = static_cast<size_t>(k);
-    statistics.mean_absolute(k) = static_cast<float>(columns_.absolute[at] / count);
-    statistics.largest(k) = columns_.largest[at];
+    statistics.mean_absolute(k) = static_cast<float>(columns.absolute[at] / count);
+    statistics.largest(k) = columns.largest[at];
   }
   return statistics;
 }

@@ -19,6 +19,9 @@ struct InputStatistics {
   Histogram histogram;   // of all values; empty: not asked for, or the inputs were rescaled since
 };
 
+// gram [K, K]: X'X, upper triangle.
+InputStatistics statistics_of(Matrix gram, const ColumnSums& columns, int64_t tokens);
+
 // add* finish.
 class InputSums {
  public:

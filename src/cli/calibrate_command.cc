@@ -9,10 +9,14 @@
 #include "src/cli/arguments.h"
 #include "src/cli/calibration_options.h"
 #include "src/cli/command.h"
+#include "src/cli/device_options.h"
 #include "src/cli/output.h"
 #include "src/model/open_checkpoint.h"
 #include "src/pipeline/calibrate.h"
+#include "src/pipeline/device_name.h"
 #include "src/pipeline/saved_statistics.h"
+#include "src/tensor/error.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -22,11 +26,13 @@ struct CalibrateArguments {
   std::string model;
   CalibrateOptions options;
   std::string ids_dtype = "u16";
+  DeviceArguments device;
 };
 
-Json to_json(const CalibrateReport& report, const std::string& output) {
+Json to_json(const CalibrateReport& report, const CalibrateOptions& options) {
   Json json;
-  json["output"] = output;
+  json["output"] = options.output.string();
+  json["device"] = device_name(options.device);
   json["origin"] = to_json(report.origin);
   json["tokens"] = report.tokens;
   json["bytes_out"] = report.bytes_out;
@@ -70,6 +76,12 @@ int run(const CalibrateArguments& typed, const CommandLine& line) {
   CalibrateOptions options = typed.options;
   options.calibration.dataset_options.ids_dtype =
       parse_integer_type(typed.ids_dtype, "--ids-dtype");
+  const auto [device, max_vram] = choose_device(typed.device);
+  options.device = device;
+  options.max_vram = max_vram;
+  if (device == Device::kCuda && options.histograms) {
+    throw Error("--histograms", "are not computed on a GPU", "add --device cpu");
+  }
   const auto checkpoint = std::make_shared<const Checkpoint>(open_checkpoint(typed.model));
   const CalibrateReport report = calibrate(checkpoint, options, make_progress(line));
   for (const std::string& fact : describe(report.lint)) {
@@ -77,7 +89,7 @@ int run(const CalibrateArguments& typed, const CommandLine& line) {
   }
   for (const std::string& warning : report.warnings) print_message("warning: " + warning);
   if (line.json) {
-    print_json(to_json(report, options.output.string()));
+    print_json(to_json(report, options));
   } else {
     print_report(report, options.output.string());
   }
@@ -99,6 +111,7 @@ void declare_calibrate(CLI::App& command, CommandLine& line) {
                    "keep every 8th window apart, for the guard of quantize");
   command.add_flag("--histograms", options.histograms,
                    "keep histograms, for --activation-range of quantize");
+  declare_device(command, typed->device);
   command.add_flag("--force", options.force, "replace an existing file");
   line.run = [typed, &line] { return run(*typed, line); };
 }

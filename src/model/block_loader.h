@@ -50,7 +50,10 @@ class MemoryBudget {
 template <typename Device, typename Forward>
 class BlockLoader {
  public:
-  BlockLoader(Forward& forward, const Model& model) : forward_(&forward), model_(&model) {}
+  enum class Keeps { kNone, kWhatHasRoom };
+
+  BlockLoader(Forward& forward, const Model& model, Keeps keeps = Keeps::kWhatHasRoom)
+      : forward_(&forward), model_(&model), keeps_(keeps) {}
 
   // use(index, block) for every block of the model in order.
   template <typename Use>
@@ -67,7 +70,8 @@ class BlockLoader {
       if (i + 1 < layers) begin(i + 1);
       use(i, loaded.block);
       budget.check();
-      const bool keep = i == std::ssize(resident_) && budget.has_room(kAhead * loaded.bytes);
+      const bool keep = keeps_ == Keeps::kWhatHasRoom && i == std::ssize(resident_) &&
+                        budget.has_room(kAhead * loaded.bytes);
       if (keep) resident_.push_back(std::move(loaded.block));
     }
   }
@@ -90,6 +94,7 @@ class BlockLoader {
 
   Forward* forward_;
   const Model* model_;
+  Keeps keeps_;
   std::vector<typename Forward::Block> resident_;  // the first ones
 };
 

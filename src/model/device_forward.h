@@ -80,6 +80,7 @@ class DeviceForward {
         final_norm_(
             upload(load_norm(model.checkpoint(), model.layout(), model.layout().final_norm))),
         x_(floats(tokens * config_.hidden_size)),
+        stream_(x_.template as<float>()),
         normed_(halves(tokens * config_.hidden_size)),
         delta_(halves(tokens * config_.hidden_size)),
         attended_(halves(tokens * config_.heads * config_.head_size)),
@@ -144,18 +145,36 @@ class DeviceForward {
     }
   }
 
+  // Goes on with another batch, whose stream [windows * window, hidden_size] is there (or comes
+  // there, where embed() follows).
+  void resume(const Batch& batch, float* stream) {
+    batch_ = batch;
+    first_position_ = 0;
+    stream_ = stream;
+  }
+
   // The next block's input. With a cache, the batch is one window, and goes on where the cache
   // ends, at first_position.
   void forward(Block& block, Cache* cache = nullptr) {
+    forward(block, cache, [](InputGroup, const T*, int64_t) {});
+  }
+  // see(group, x, K): the inputs [windows * window, K] of the linear layers of each group.
+  template <typename See>
+  void forward(Block& block, Cache* cache, const See& see) {
     assert(cache == nullptr ? first_position_ == 0 : batch_.windows == 1);
     norm(block.attention_norm, nullptr);
+    see(InputGroup::kAttention, normed_.template as<T>(), config_.hidden_size);
     const Outputs qkv = multiply(block.attention, projections_);
     rotate(qkv.at(Role::kQuery), config_.heads, block.query_norm);
     rotate(qkv.at(Role::kKey), config_.key_value_heads, block.key_norm);
     attend(qkv, cache);
+    see(InputGroup::kAttentionOutput, attended_.template as<T>(),
+        config_.heads * config_.head_size);
     multiply(block.attention_output, attended_.template as<T>(), delta_.template as<T>(), rows());
     norm(block.mlp_norm, delta_.template as<T>());
+    see(InputGroup::kMlp, normed_.template as<T>(), config_.hidden_size);
     activate(multiply(block.mlp, gate_and_up_));
+    see(InputGroup::kMlpDown, hidden_.template as<T>(), config_.intermediate_size);
     multiply(block.down, hidden_.template as<T>(), delta_.template as<T>(), rows());
     norm({}, delta_.template as<T>());
   }
@@ -284,7 +303,7 @@ class DeviceForward {
     a.positions = positions_.template as<Stored>();
     a.first_position = static_cast<int>(first_position_);
     a.window = static_cast<int>(batch_.window);
-    a.x = x_.template as<float>();
+    a.x = stream_;
     launch<EmbedTokens<Stored>>(a, rows());
   }
 
@@ -292,7 +311,7 @@ class DeviceForward {
   void norm(const Norm& weights, const T* delta, const int32_t* rows, int64_t count) {
     typename AddNorm<T>::Arguments a;
     a.n = static_cast<int>(config_.hidden_size);
-    a.x = x_.template as<float>();
+    a.x = stream_;
     a.delta = delta;
     a.rows = rows;
     a.subtract_mean = config_.architecture->norm == nibble::Norm::kLayer;
@@ -423,6 +442,7 @@ class DeviceForward {
   Linear head_;
   Norm final_norm_;
   Array x_;                          // [tokens, hidden_size] float
+  float* stream_;                    // of the batch: in x_, or where resume() said
   Array normed_;                     // [tokens, hidden_size] T, as all below
   Array delta_;                      // likewise: what a layer adds to the stream
   Array attended_;                   // [tokens, heads * head_size]

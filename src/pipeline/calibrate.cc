@@ -18,6 +18,8 @@
 #include "formats/checkpoint.h"
 #include "src/architecture/architecture.h"
 #include "src/model/config.h"
+#include "src/model/device_inputs.h"
+#include "src/model/gpu_inputs.h"
 #include "src/model/model.h"
 #include "src/model/tokenizer.h"
 #include "src/pipeline/block_inputs.h"
@@ -27,6 +29,7 @@
 #include "src/pipeline/saved_statistics.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {
@@ -63,14 +66,12 @@ class BlockSums {
     });
   }
 
-  // Frees each group's sums when they are written.
-  void write(int64_t block, StatisticsWriter& writer, CalibrateReport& report) {
+  // use(group, held out, statistics), after which those sums are gone.
+  template <typename Use>
+  void finish(const Use& use) {
     for (const InputGroup group : kBlockGroups) {
-      const InputStatistics statistics = std::move(fitted_.extract(group).mapped()).finish();
-      writer.write(block, group, false, statistics);
-      report.groups.push_back(describe_group(block, group, statistics));
-      if (!hold_out_) continue;
-      writer.write(block, group, true, std::move(held_out_.extract(group).mapped()).finish());
+      use(group, false, std::move(fitted_.extract(group).mapped()).finish());
+      if (hold_out_) use(group, true, std::move(held_out_.extract(group).mapped()).finish());
     }
   }
 
@@ -80,6 +81,71 @@ class BlockSums {
   std::map<InputGroup, InputSums> fitted_;
   std::map<InputGroup, InputSums> held_out_;
 };
+
+// Writes the statistics of every block, and describes their groups.
+class Collected {
+ public:
+  Collected(StatisticsWriter& writer, CalibrateReport& report, int64_t layers,
+            const Progress& progress)
+      : writer_(writer), report_(report), layers_(layers), progress_(progress) {}
+
+  void add(int64_t block, InputGroup group, bool held_out, const InputStatistics& statistics) {
+    writer_.write(block, group, held_out, statistics);
+    if (!held_out) report_.groups.push_back(describe_group(block, group, statistics));
+  }
+  void end_block(int64_t block) {
+    if (!progress_) return;
+    progress_({"calibrating", (block + 1) * report_.tokens, layers_ * report_.tokens, "tokens",
+               "block " + std::to_string(block)});
+  }
+
+ private:
+  StatisticsWriter& writer_;
+  CalibrateReport& report_;
+  int64_t layers_;
+  const Progress& progress_;
+};
+
+void collect_on_cpu(const Model& model, const CalibrationWindows& windows, bool hold_out,
+                    bool histograms, Collected& collected) {
+  const Batch batch{.windows = windows.windows, .window = windows.seq_len};
+  Matrix x = model.embed(windows.ids, batch);
+  for (int64_t index = 0; index < model.config().layers; ++index) {
+    const Block block = model.load_block(index);
+    BlockSums sums(model.config(), index, hold_out, histograms);
+    const int64_t step = std::max<int64_t>(1, kChunkTokens / batch.window);
+    for (int64_t first = 0; first < batch.windows; first += step) {
+      const Batch part{.windows = std::min(step, batch.windows - first), .window = batch.window};
+      const Matrix tokens = x.middleRows(first * batch.window, part.windows * part.window);
+      model.observe(block, part, tokens, InputGroup::kMlpDown,
+                    [&](InputGroup group, ConstMatrixRef X, ConstMatrixRef, int64_t row) {
+                      sums.add(group, X, first + row / part.window, part.window);
+                    });
+    }
+    sums.finish([&](InputGroup group, bool held_out, const InputStatistics& statistics) {
+      collected.add(index, group, held_out, statistics);
+    });
+    model.forward(block, batch, x);
+    collected.end_block(index);
+  }
+}
+
+void collect_on_gpu(const Model& model, const CalibrationWindows& windows, bool hold_out,
+                    int64_t max_vram, Collected& collected) {
+  const Batch batch{.windows = windows.windows, .window = windows.seq_len};
+  KeptOut kept_out;
+  for (int64_t window = 0; window < batch.windows; ++window) {
+    kept_out.push_back(hold_out && is_held_out(window));
+  }
+  gpu_inputs(model, windows.ids, batch, kept_out, max_vram,
+             [&](int64_t block, std::vector<GroupSums> groups) {
+               for (GroupSums& sums : groups) {
+                 collected.add(block, sums.group, sums.kept_out,
+                               statistics_of(std::move(sums.gram), sums.columns, sums.tokens));
+               }
+               collected.end_block(block);
+             });
+}
 
 }  // namespace
 
@@ -125,26 +191,11 @@ CalibrateReport calibrate(std::shared_ptr<const Checkpoint> checkpoint,
     report.warnings.push_back(std::move(warning));
   }
 
-  const Batch batch{.windows = windows.windows, .window = windows.seq_len};
-  Matrix x = model.embed(windows.ids, batch);
-  for (int64_t index = 0; index < model.config().layers; ++index) {
-    const Block block = model.load_block(index);
-    BlockSums sums(model.config(), index, hold_out, options.histograms);
-    const int64_t step = std::max<int64_t>(1, kChunkTokens / batch.window);
-    for (int64_t first = 0; first < batch.windows; first += step) {
-      const Batch part{.windows = std::min(step, batch.windows - first), .window = batch.window};
-      const Matrix tokens = x.middleRows(first * batch.window, part.windows * part.window);
-      model.observe(block, part, tokens, InputGroup::kMlpDown,
-                    [&](InputGroup group, ConstMatrixRef X, ConstMatrixRef, int64_t row) {
-                      sums.add(group, X, first + row / part.window, part.window);
-                    });
-    }
-    sums.write(index, writer, report);
-    model.forward(block, batch, x);
-    if (progress) {
-      progress({"calibrating", (index + 1) * report.tokens, model.config().layers * report.tokens,
-                "tokens", "block " + std::to_string(index)});
-    }
+  Collected collected(writer, report, model.config().layers, progress);
+  if (options.device == Device::kCuda) {
+    collect_on_gpu(model, windows, hold_out, options.max_vram, collected);
+  } else {
+    collect_on_cpu(model, windows, hold_out, options.histograms, collected);
   }
   writer.finish();
   report.peak_ram_bytes = memory.peak_bytes();

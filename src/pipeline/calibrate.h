@@ -14,6 +14,7 @@
 #include "src/model/config.h"
 #include "src/pipeline/progress.h"
 #include "src/pipeline/saved_statistics.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 
@@ -35,6 +36,8 @@ struct CalibrateOptions {
   bool hold_out = false;          // every 8th window goes to statistics of its own, for the guard
   bool histograms = false;        // for ranges of static activations
   bool force = false;
+  Device device = Device::kCpu;
+  int64_t max_vram = 0;  // bytes of a GPU's memory; 0: nearly all that is free
 };
 
 struct CalibrateReport {

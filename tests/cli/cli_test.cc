@@ -107,9 +107,13 @@ TEST(Cli, NanIsNoNumber) {
 }
 
 TEST(Cli, RunsOnTheDeviceAskedForOrSaysWhyNot) {
+  const TemporaryFolder folder;
   for (const std::vector<std::string>& common :
        {std::vector<std::string>{"evaluate", kModel, "-d", kText, "--limit", "512"},
-        std::vector<std::string>{"generate", kModel, "-p", "Once", "-n", "2"}}) {
+        std::vector<std::string>{"generate", kModel, "-p", "Once", "-n", "2"},
+        std::vector<std::string>{"calibrate", kModel, "-d", kText, "--samples", "1", "--seq-len",
+                                 "32", "-o", folder.path() / "statistics.safetensors",
+                                 "--force"}}) {
     SCOPED_TRACE(common.front());
     const auto with = [&](std::vector<std::string> more) {
       more.insert(more.begin(), common.begin(), common.end());

@@ -15,6 +15,8 @@
 #include "formats/format.h"
 #include "kernels/cuda/device.h"
 #include "kernels/divergence.h"
+#include "kernels/hessian.h"
+#include "src/model/device_inputs.h"
 #include "src/model/device_scores.h"
 #include "src/model/device_session.h"
 #include "src/model/device_weights.h"
@@ -245,6 +247,86 @@ TEST(DeviceSession, BlocksThatDoNotStayGiveTheSame) {
   }
   EXPECT_EQ(streamed.resident_blocks(), 0);
   EXPECT_EQ(expected.resident_blocks(), model->config().layers);
+}
+
+// Windows 1 and 3 are summed apart.
+template <typename T>
+void check_inputs(const Model& model) {
+  SCOPED_TRACE(model.checkpoint().folder());
+  const Batch batch{.windows = 4, .window = 21};
+  const KeptOut kept_out = {false, true, false, true};
+  const std::vector<int32_t> ids = some_ids(batch.windows * batch.window);
+  ExecutorDevice device(kPlenty);
+  DeviceInputs<ExecutorDevice, T> inputs(device, model, batch, 0);
+  Matrix x = model.embed(ids, batch);
+  int64_t blocks = 0;
+  inputs.run(ids, kept_out, [&](int64_t index, const std::vector<GroupSums>& groups) {
+    EXPECT_EQ(index, blocks++);
+    const Block block = model.load_block(index);
+    ASSERT_EQ(groups.size(), 8U);
+    size_t next = 0;
+    model.observe(block, batch, x, InputGroup::kMlpDown,
+                  [&](InputGroup group, ConstMatrixRef X, ConstMatrixRef, int64_t first) {
+                    ASSERT_EQ(first, 0);
+                    ASSERT_EQ(X.rows(), batch.windows * batch.window);
+                    for (const bool apart : {false, true}) {
+                      const GroupSums& got = groups.at(next++);
+                      EXPECT_EQ(got.group, group);
+                      EXPECT_EQ(got.kept_out, apart);
+                      EXPECT_EQ(got.tokens, 2 * batch.window);
+                      Matrix rows(got.tokens, X.cols());
+                      for (int64_t i = 0; i < 2; ++i) {
+                        rows.middleRows(i * batch.window, batch.window) =
+                            X.middleRows((2 * i + (apart ? 1 : 0)) * batch.window, batch.window);
+                      }
+                      Matrix gram = got.gram;
+                      mirror_upper(gram);
+                      const Matrix expected = rows.transpose() * rows;
+                      // Twice the error of a factor, which rounding made in blocks and operations.
+                      const double error = 2 * allowed<T>(model);
+                      EXPECT_LE((gram - expected).norm() / expected.norm(), error);
+                      const Matrix sizes = rows.cwiseAbs();
+                      for (int64_t k = 0; k < X.cols(); ++k) {
+                        const auto at = static_cast<size_t>(k);
+                        const double largest = sizes.maxCoeff();
+                        EXPECT_NEAR(got.columns.largest[at], sizes.col(k).maxCoeff(),
+                                    8 * error * largest);
+                        EXPECT_NEAR(got.columns.absolute[at] / static_cast<double>(got.tokens),
+                                    sizes.col(k).mean(), error * largest);
+                      }
+                    }
+                  });
+    model.forward(block, batch, x);
+  });
+  EXPECT_EQ(blocks, model.config().layers);
+}
+
+TEST(DeviceInputs, AreTheSumsOfTheCpu) {
+  check_inputs<F16>(*tiny("llama-biases"));
+  check_inputs<BF16>(*tiny("qwen3"));
+  EditableCheckpoint gpt2("gpt2");
+  check_inputs<F16>(Model(wider_gpt2(gpt2)));
+}
+
+TEST(DeviceInputs, NameWhatIsNotFinite) {
+  EditableCheckpoint edit("llama-biases");
+  std::vector<float> weights(64, 1.F);
+  weights[5] = 1e30F;
+  edit.tensors["model.layers.1.input_layernorm.weight"] =
+      Tensor::copy_of<float>(Dtype::kF32, {64}, weights);
+  const Model model(std::make_shared<const Checkpoint>(edit.write()));
+  const Batch batch{.windows = 1, .window = 8};
+  ExecutorDevice device(kPlenty);
+  DeviceInputs<ExecutorDevice, F16> inputs(device, model, batch, 0);
+  int64_t blocks = 0;
+  try {
+    inputs.run(some_ids(8), {false}, [&](int64_t, const std::vector<GroupSums>&) { ++blocks; });
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.where(), "block 1");
+    EXPECT_NE(error.problem().find("column 5 of 64"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(blocks, 1);
 }
 
 struct Scored {
