@@ -1,7 +1,7 @@
 // The BLAS that is linked, and its type for sizes.
 #pragma once
 
-#include <cblas.h>
+#include <cblas.h>  // IWYU pragma: export
 
 #include <cstdint>
 

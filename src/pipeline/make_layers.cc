@@ -55,6 +55,7 @@
 #include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/stopwatch.h"
+#include "src/tensor/tensor.h"
 
 namespace nibble {
 namespace {

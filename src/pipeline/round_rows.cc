@@ -14,6 +14,7 @@
 #include "src/quantized/comparison.h"
 #include "src/quantized/entropy.h"
 #include "src/quantized/own_rows.h"
+#include "src/quantized/range_rule.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
 #include "src/tensor/error.h"

@@ -17,7 +17,6 @@
 #include "src/quantized/scheme.h"
 #include "src/quantized/second_level.h"
 #include "src/tensor/dtype.h"
-#include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"
 

@@ -16,6 +16,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/divergence.h"
 #include "kernels/hessian.h"
+#include "src/architecture/architecture.h"
 #include "src/model/device_inputs.h"
 #include "src/model/device_scores.h"
 #include "src/model/device_session.h"
@@ -214,8 +215,8 @@ void check_session(const Model& model) {
   const Matrix expected = model.logits(head, stream);
   for (int64_t first = 0; first < end;) {
     const int64_t count = first == 0 ? 67 : first < 72 ? 5 : 1;
-    const std::vector<float> got =
-        session.append(std::span(ids).subspan(static_cast<size_t>(first), count));
+    const std::vector<float> got = session.append(
+        std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
     first += count;
     ASSERT_EQ(session.tokens(), first);
     EXPECT_LE(relative_error(got, expected.row(first - 1)), 2 * allowed<T>(model)) << first;
@@ -242,7 +243,7 @@ TEST(DeviceSession, BlocksThatDoNotStayGiveTheSame) {
   const int64_t least = kPlenty - probe.free_bytes() + 5 * block / 2;
   DeviceSession<ExecutorDevice, F16> streamed(small, *model, 24, least);
   for (int round = 0; round < 2; ++round) {
-    const auto part = std::span(ids).subspan(static_cast<size_t>(10 * round), 10);
+    const auto part = std::span(ids).subspan(10 * static_cast<size_t>(round), 10);
     EXPECT_EQ(streamed.append(part), expected.append(part));
   }
   EXPECT_EQ(streamed.resident_blocks(), 0);
