@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <optional>
 #include <span>
@@ -17,7 +18,6 @@
 #include "src/quantized/range_rule.h"
 #include "src/tensor/convert.h"
 #include "src/tensor/dtype.h"
-#include "src/tensor/error.h"
 #include "src/tensor/matrix.h"
 #include "src/tensor/tensor.h"
 
@@ -65,7 +65,7 @@ class Rounding {
       if (strip == 0) rounded_.result.q = room_for_rows(part.q, stored_.shape[0]);
       place_rows(part.q, first, rounded_.result.q);
       strips_[strip] = {part.rounding, compare(W, part.q), code_counts(part.q)};
-    } catch (const Error&) {
+    } catch (const std::exception&) {  // none may leave a parallel region
       return false;
     }
     return true;

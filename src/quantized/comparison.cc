@@ -76,47 +76,9 @@ struct RowSums {
   Integers clipped = {};  // minus their number
 };
 
-// The weights that fill no vector. weights, read: [count], fewer than kVectorLanes.
-void add_rest(const float* weights, const float* read, int64_t count, const Limits& limits,
-              RowSums& sums) {
-  for (int64_t lane = 0; lane < count; ++lane) {
-    const double exact = weights[lane];
-    const double difference = exact - static_cast<double>(read[lane]);
-    sums.weights[lane] += exact * exact;
-    sums.error[lane] += difference * difference;
-    if (weights[lane] < limits.low || weights[lane] > limits.high) sums.clipped[lane] -= 1;
-  }
-}
-
-// Squares, and sums of up to eight of them, in float: each such sum is within 5e-7, in twice the
-// speed. weights, read: [count]
+// weights, read: [count]
 NIBBLE_VECTOR_CLONES void add_run(const float* weights, const float* read, int64_t count,
                                   const Limits& limits, RowSums& row) {
-  constexpr int64_t kTogether = 8 * kVectorLanes;
-  RowSums sums = row;
-  const Floats low = Floats{} + limits.low;
-  const Floats high = Floats{} + limits.high;
-  const int64_t whole = count / kVectorLanes * kVectorLanes;
-  for (int64_t i = 0; i < whole;) {
-    Floats squares = {};
-    Floats errors = {};
-    for (const int64_t end = std::min(i + kTogether, whole); i < end; i += kVectorLanes) {
-      const Floats w = *reinterpret_cast<const LooseFloats*>(weights + i);
-      const Floats difference = w - *reinterpret_cast<const LooseFloats*>(read + i);
-      squares += w * w;
-      errors += difference * difference;
-      sums.clipped += (w < low) | (w > high);
-    }
-    sums.weights += __builtin_convertvector(squares, Doubles);
-    sums.error += __builtin_convertvector(errors, Doubles);
-  }
-  add_rest(weights + whole, read + whole, count - whole, limits, sums);
-  row = sums;
-}
-
-// The same in double: for weights whose squares are no floats.
-NIBBLE_VECTOR_CLONES void add_run_exactly(const float* weights, const float* read, int64_t count,
-                                          const Limits& limits, RowSums& row) {
   RowSums sums = row;
   const Floats low = Floats{} + limits.low;
   const Floats high = Floats{} + limits.high;
@@ -130,11 +92,15 @@ NIBBLE_VECTOR_CLONES void add_run_exactly(const float* weights, const float* rea
     sums.error += difference * difference;
     sums.clipped += (w < low) | (w > high);
   }
-  add_rest(weights + i, read + i, count - i, limits, sums);
+  for (int64_t lane = 0; i < count; ++i, ++lane) {
+    const double exact = weights[i];
+    const double difference = exact - static_cast<double>(read[i]);
+    sums.weights[lane] += exact * exact;
+    sums.error[lane] += difference * difference;
+    if (weights[i] < limits.low || weights[i] > limits.high) sums.clipped[lane] -= 1;
+  }
   row = sums;
 }
-
-using AddRun = decltype(&add_run);
 
 template <typename Lanes>
 auto sum(const Lanes& lanes) {
@@ -161,7 +127,7 @@ struct Layer {
   LevelEnds ends;
 };
 
-void add_row(const Layer& layer, int64_t n, AddRun add_run_of, Scratch& scratch, RowSums& sums) {
+void add_row(const Layer& layer, int64_t n, Scratch& scratch, RowSums& sums) {
   const QuantizedLinear& q = layer.q;
   const uint8_t* codes = q.codes.values<uint8_t>().data() + n * q.K;
   const float* weights = layer.W.data() + n * layer.W.outerStride();
@@ -181,13 +147,12 @@ void add_row(const Layer& layer, int64_t n, AddRun add_run_of, Scratch& scratch,
     const WeightRule rule = weight_rule(q.scheme, layer.parameters, run.block);
     float* read = scratch.read.data() + run.first;
     round_paths().back()->dequantize({codes + run.first, codes + run.end}, levels, rule, read);
-    add_run_of(weights + run.first, read, run.end - run.first, limits_of(layer.ends, rule), sums);
+    add_run(weights + run.first, read, run.end - run.first, limits_of(layer.ends, rule), sums);
   }
 }
 
 // With codebooks: runs end where the parameters or the codebook may change.
-void add_codebook_row(const Layer& layer, int64_t n, AddRun add_run_of, Scratch& scratch,
-                      RowSums& sums) {
+void add_codebook_row(const Layer& layer, int64_t n, Scratch& scratch, RowSums& sums) {
   const QuantizedLinear& q = layer.q;
   const uint8_t* codes = q.codes.values<uint8_t>().data() + n * q.K;
   const float* weights = layer.W.data() + n * layer.W.outerStride();
@@ -200,32 +165,9 @@ void add_codebook_row(const Layer& layer, int64_t n, AddRun add_run_of, Scratch&
     round_paths().back()->dequantize({codes + k, codes + end}, {values, q.scheme.grid.bits, false},
                                      rule, scratch.read.data());
     const LevelEnds ends = ends_of(std::span(values).first(size_t{1} << q.scheme.grid.bits));
-    add_run_of(weights + k, scratch.read.data(), end - k, limits_of(ends, rule), sums);
+    add_run(weights + k, scratch.read.data(), end - k, limits_of(ends, rule), sums);
     k = end;
   }
-}
-
-// Sums of a row.
-struct RowComparison {
-  double weights;
-  double error;
-  int64_t clipped;
-};
-
-RowComparison compare_row(const Layer& layer, int64_t n, AddRun add_run_of, Scratch& scratch) {
-  const bool codebooks = layer.q.scheme.grid.kind == Grid::Kind::kCodebook;
-  RowSums sums;
-  (codebooks ? add_codebook_row : add_row)(layer, n, add_run_of, scratch, sums);
-  return {sum(sums.weights), sum(sums.error), -sum(sums.clipped)};
-}
-
-// Far from where squares of floats overflow or vanish; no sum of squares that count is 0.
-bool is_accurate(double squares) { return squares > 1e-25 && squares < 1e30; }
-
-RowComparison compare_row(const Layer& layer, int64_t n, Scratch& scratch) {
-  const RowComparison row = compare_row(layer, n, add_run, scratch);
-  if (is_accurate(row.weights) && is_accurate(row.error)) return row;
-  return compare_row(layer, n, add_run_exactly, scratch);
 }
 
 Layer make_layer(ConstMatrixRef W, const QuantizedLinear& q) {
@@ -245,6 +187,7 @@ Layer make_layer(ConstMatrixRef W, const QuantizedLinear& q) {
 
 Comparison compare(ConstMatrixRef W, const QuantizedLinear& q) {
   const Layer layer = make_layer(W, q);
+  const auto add = q.scheme.grid.kind == Grid::Kind::kCodebook ? add_codebook_row : add_row;
   std::vector<double> weights(static_cast<size_t>(q.N));
   std::vector<double> errors(static_cast<size_t>(q.N));
   int64_t clipped = 0;
@@ -256,10 +199,11 @@ Comparison compare(ConstMatrixRef W, const QuantizedLinear& q) {
                        .read = std::vector<float>(static_cast<size_t>(q.K))};
 #pragma omp for schedule(static) reduction(+ : clipped)
     for (int64_t n = 0; n < q.N; ++n) {
-      const RowComparison row = compare_row(layer, n, scratch);
-      weights[static_cast<size_t>(n)] = row.weights;
-      errors[static_cast<size_t>(n)] = row.error;
-      clipped += row.clipped;
+      RowSums sums;
+      add(layer, n, scratch, sums);
+      weights[static_cast<size_t>(n)] = sum(sums.weights);
+      errors[static_cast<size_t>(n)] = sum(sums.error);
+      clipped -= sum(sums.clipped);
     }
   }
   return {.weights = std::accumulate(weights.begin(), weights.end(), 0.),

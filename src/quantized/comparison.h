@@ -18,8 +18,7 @@ struct Comparison {
   int64_t clipped = 0;
 };
 
-// W [N, K]. Squares in float where they fit (5e-7), sums in double, those of the rows added in
-// order: the same for any number of threads.
+// W [N, K]. Sums in double, those of the rows added in order: the same for any number of threads.
 Comparison compare(ConstMatrixRef W, const QuantizedLinear& q);
 
 // |W - dequantize(q)| / |W|; 0 for W = 0.

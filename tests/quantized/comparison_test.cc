@@ -93,8 +93,8 @@ TEST(Comparison, IsByBlockWhereverItLies) {
       EXPECT_LT(expected, W.size());
       const Eigen::MatrixXd error = W.cast<double>() - dequantize(q).cast<double>();
       const Comparison found = compare(W, q);
-      EXPECT_NEAR(found.error / error.squaredNorm(), 1., 1e-6) << describe(scheme);
-      EXPECT_NEAR(found.weights / W.cast<double>().squaredNorm(), 1., 1e-6);
+      EXPECT_NEAR(found.error / error.squaredNorm(), 1., 1e-12) << describe(scheme);
+      EXPECT_NEAR(found.weights / W.cast<double>().squaredNorm(), 1., 1e-12);
       EXPECT_EQ(compare(W, q).clipped, expected) << describe(scheme);
     }
   }
@@ -111,7 +111,7 @@ TEST(Comparison, HoldsWhereSquaresAreNoFloats) {
     const Matrix scaled = size * W;
     const QuantizedLinear q =
         quantize_to_nearest(scaled, scheme, range_rules().front(), {}, "layer").q;
-    EXPECT_NEAR(relative_error(scaled, q) / usual, 1., 1e-6) << size;
+    EXPECT_NEAR(relative_error(scaled, q) / usual, 1., 1e-12) << size;
     EXPECT_EQ(relative_error(dequantize(q), q), 0.) << size;
   }
 }

@@ -41,8 +41,8 @@ TEST(LayerError, IsThatOfItsDefinition) {
       const Eigen::MatrixXd error = weights.cast<double>() - dequantize(q).cast<double>();
       const double expected = error.norm() / weights.cast<double>().norm();
       const LayerErrors errors = layer_errors(weights, q);
-      EXPECT_NEAR(errors.weight_error / expected, 1., 1e-6);
-      EXPECT_NEAR(errors.snr_db, -20. * std::log10(expected), 1e-5);
+      EXPECT_NEAR(errors.weight_error / expected, 1., 1e-12);
+      EXPECT_NEAR(errors.snr_db, -20. * std::log10(expected), 1e-9);
       EXPECT_EQ(errors.clip_share, static_cast<double>(compare(weights, q).clipped) / (37. * 200.));
     }
     EXPECT_EQ(layer_errors(W, q).clip_share, 0.);
